@@ -1,0 +1,5 @@
+"""`python -m editkit`."""
+
+from editkit.cli import main
+
+main()

@@ -1,0 +1,64 @@
+"""The card of a data set: what is in it, from where, under which licence, and a picture of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from editkit.data.pictures import Picture
+from editkit.evaluate.pictures import contact_sheet
+
+SHEET_EXAMPLES = 24
+
+
+def write_card(folder: Path) -> None:
+    """Writes `README.md` and `contact_sheet.png` from what lies in the data-set folder."""
+    manifest = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    _write_sheet(folder, manifest["kind"])
+    data = DatasetCardData(
+        pretty_name=manifest["name"],
+        license="other",
+        task_categories=["image-to-image" if manifest["kind"] == "edit_pairs" else "text-to-image"],
+        size_categories=_size_category(sum(manifest["counts"].values())),
+    )
+    lines = [
+        f"# {manifest['name']}",
+        f"{manifest['kind'].replace('_', ' ')}, built by editkit from `{manifest['provenance']['spec_file']}`.",
+        "![a sample](contact_sheet.png)",
+        "## Counts",
+        _table(("split", "examples"), manifest["counts"].items()),
+    ]
+    for split, counts in manifest["categories"].items():
+        lines += [f"By kind of edit, {split}:", _table(("kind", "examples"), counts.items())]
+    licences = [(n, entry["count"], entry["credit"]) for n, entry in manifest["licences"].items()]
+    lines += ["## Licences", "Every example states its own.", _table(("licence", "examples", "credit"), licences)]
+    lines += ["## Spec", f"```json\n{json.dumps(manifest['spec'], indent=1)}\n```", f"sha256 `{manifest['sha256']}`"]
+    DatasetCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(lines) + "\n").save(folder / "README.md")
+
+
+def _write_sheet(folder: Path, kind: str) -> None:
+    shard = sorted((folder / "data").glob("*.parquet"))[0]
+    rows = pq.ParquetFile(shard).read_row_group(0).slice(0, SHEET_EXAMPLES).to_pylist()
+    images, captions = [], []
+    for row in rows:
+        names = ("source", "target") if kind == "edit_pairs" else ("image",)
+        images += [Picture(data=row[n]["bytes"]).open() for n in names]
+        captions += [row["instructions"][0], f"({row['category']})"] if kind == "edit_pairs" else [row["captions"][0]]
+    contact_sheet(images, captions, columns=8, scale=2).save(folder / "contact_sheet.png")
+
+
+def _table(head: tuple[str, ...], rows: Iterable[Sequence[object]]) -> str:
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    lines += [" | ".join(str(cell).replace("|", "/") for cell in row) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _size_category(n: int) -> str:
+    for limit, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")):
+        if n < limit:
+            return name
+    return "n>1M"

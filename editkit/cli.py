@@ -1,0 +1,200 @@
+"""The verbs. Each parses, calls one function and prints; what happens is in the rooms that it calls."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import sys
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+import editkit
+from editkit.errors import UserError
+
+app = App(
+    name="editkit",
+    help="From pictures to an image-editing model that works: build, check, train, judge, try, publish.",
+    version=editkit.__version__,
+)
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON for machines.")]
+Run = Annotated[str, Parameter(name="--run", help="A run folder, latest, lab:NAME, a model folder or a Hub id.")]
+
+
+@app.command
+def train(
+    recipe: str,
+    /,
+    *,
+    set: Annotated[list[str] | None, Parameter(name="--set", negative="", help="KEY=VALUE, such as train.steps=200.")] = None,
+    resume: Annotated[str | None, Parameter(help="Go on with this run.")] = None,
+    dry_run: Annotated[bool, Parameter(negative="", help="Set up, take one step, write nothing.")] = False,
+) -> None:
+    """Train a recipe.
+
+    Example: editkit train recipes/instructpix2pix.toml --set train.steps=200
+    """
+    from editkit.train.run import train as run_training
+
+    run_training(recipe, set or [], resume, dry_run)
+
+
+@app.command
+def build(
+    spec: str,
+    /,
+    *,
+    out: Annotated[str | None, Parameter(help="Folder to write; default data/NAME.")] = None,
+    limit: Annotated[int, Parameter(help="Examples a split at most; 0 = all.")] = 0,
+    engine: Annotated[str, Parameter(help="Where the work runs: local.")] = "local",
+) -> None:
+    """Build the data set that a data spec describes.
+
+    Example: editkit build data_specs/avatar_edits.toml
+    """
+    from editkit.build import build as build_data
+
+    build_data(spec, out, limit, engine)
+
+
+@app.command
+def check(what: str, /, *, json: Json = False) -> int:
+    """Check a recipe, a data spec or a data set, without training.
+
+    Leaves with 0 when nothing was found, with 1 when something was.
+
+    Example: editkit check data_specs/avatar_edits.toml
+    """
+    from editkit.train.check import check as run_check
+
+    return run_check(what, json=json)
+
+
+@app.command
+def edit(
+    image: str,
+    instruction: str,
+    /,
+    *,
+    run: Run = "latest",
+    out: Annotated[str | None, Parameter(name=["--out", "-o"], help="File to write; default NAME-edit.png.")] = None,
+    text_guidance: Annotated[float | None, Parameter(help="How strongly the instruction counts.")] = None,
+    image_guidance: Annotated[float | None, Parameter(help="How strongly the source counts.")] = None,
+    steps: Annotated[int | None, Parameter(help="Sampling steps.")] = None,
+    seed: Annotated[int, Parameter(help="Another seed, another edit.")] = 0,
+) -> None:
+    """Edit one picture.
+
+    Example: editkit edit portrait.png "make the hair red" --run lab:tiny-edit -o red.png
+    """
+    from editkit.evaluate.edit_file import edit_file
+
+    path = edit_file(
+        image, instruction, run, out, text_guidance=text_guidance, image_guidance=image_guidance, steps=steps, seed=seed
+    )
+    print(path)
+
+
+@app.command(name="eval")
+def evaluate(
+    run: str,
+    /,
+    *,
+    bench: Annotated[str | None, Parameter(help="A data spec to test on; default: the recipe's own test split.")] = None,
+    pairs: Annotated[int | None, Parameter(help="How many pairs; default: as the recipe says.")] = None,
+    json: Json = False,
+) -> None:
+    """Judge the edits of a run: followed, kept, and both baselines.
+
+    Example: editkit eval latest --json
+    """
+    from editkit.evaluate.run import evaluate as run_evaluation
+    from editkit.evaluate.scores import print_scores
+
+    result = run_evaluation(run, bench=bench, pairs=pairs)
+    _report(result, json, print_scores)
+
+
+@app.command
+def compare(runs: list[str], /, *, json: Json = False) -> None:
+    """Compare runs: what differs in their recipes, their scores, their time.
+
+    Example: editkit compare runs/instructpix2pix-20260101-120000 latest
+    """
+    from editkit.evaluate.compare import compare as compare_runs
+    from editkit.evaluate.compare import print_comparison
+
+    _report(compare_runs(runs), json, print_comparison)
+
+
+@app.command
+def demo(
+    which: str = "edit",
+    /,
+    *,
+    run: Annotated[str | None, Parameter(help="A run, lab:NAME or a Hub id; default: the shipped editor.")] = None,
+    host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="Port to listen on.")] = 7860,
+) -> None:
+    """Try an editor in the browser.
+
+    Example: editkit demo edit --run latest
+    """
+    from apps import launch
+
+    launch(which, run, host, port)
+
+
+@app.command
+def publish(
+    run: str,
+    /,
+    *,
+    repo: Annotated[str, Parameter(help="USER/NAME on the Hub.")],
+    private: Annotated[bool, Parameter(negative="", help="Make the repository private.")] = False,
+    dry_run: Annotated[bool, Parameter(negative="", help="Write the folder, upload nothing.")] = False,
+) -> None:
+    """Publish a run on the Hub, with a card that says what happened.
+
+    Example: editkit publish latest --repo me/avatar-editor
+    """
+    from editkit.publish.hub import publish as publish_run
+
+    print(publish_run(run, repo, private=private, dry_run=dry_run))
+
+
+@app.command
+def env(*, json: Json = False) -> None:
+    """Show versions, devices, attention back ends, and what each missing extra costs.
+
+    Example: editkit env
+    """
+    from editkit.environment import describe, print_environment
+
+    _report(describe(), json, print_environment)
+
+
+def _report(result: Any, json: bool, show: Any) -> None:
+    if json:
+        print(jsonlib.dumps(result, indent=1))
+    else:
+        show(result)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a verb: exit code 0 only on success, 2 with one clear line for a user's mistake."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of every optional package that is not installed
+    try:
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except UserError as error:
+        print(f"editkit: {error}", file=sys.stderr)
+        sys.exit(2)
+    except CycloptsError as error:
+        first = str(error).strip().splitlines()[0]
+        print(f'editkit: {first} See "editkit --help".', file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("editkit: stopped", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

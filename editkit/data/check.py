@@ -1,0 +1,127 @@
+"""The pair doctor, first form: opens every picture and names what is wrong, before any training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image, ImageChops
+
+from editkit.data.examples import CaptionedImage, Dataset, EditPair, Example, pictures_of
+from editkit.data.pictures import PictureError
+from editkit.errors import UserError
+from editkit.progress import progress
+
+SHOWN = 5
+KEEP = "keep"  # the kind of edit whose pairs are meant to be identical
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: "orphan", "unreadable", "empty text", "identical pair" or "size mismatch".
+        key: the example, or the file that no example uses.
+        why: in words.
+        index: the example's number; -1 for a file without one.
+    """
+
+    kind: str
+    key: str
+    why: str
+    index: int = -1
+
+
+@dataclass
+class Findings:
+    """What a check found."""
+
+    count: int
+    items: list[Finding] = field(default_factory=list)
+
+    @property
+    def kinds(self) -> Counter[str]:
+        return Counter(f.kind for f in self.items)
+
+
+def check_dataset(dataset: Dataset[Any]) -> Findings:
+    """Opens every picture of every example and looks for what spoils a training."""
+    findings = Findings(len(dataset))
+    with progress(len(dataset), "checking") as bar:
+        for index in range(len(dataset)):
+            findings.items += check_example(dataset[index], index)
+            bar.advance()
+    unnamed = getattr(dataset, "unnamed_files", None)
+    if unnamed is not None:
+        findings.items += [Finding("orphan", path, "no example uses this file") for path in unnamed()]
+    return findings
+
+
+def check_example(example: Example, index: int) -> Iterator[Finding]:
+    """The findings of one example."""
+    opened: dict[str, Image.Image] = {}
+    for role, picture in pictures_of(example):
+        try:
+            opened[role] = picture.open()
+        except PictureError as error:
+            kind = "orphan" if error.why == "is missing" else "unreadable"
+            yield Finding(kind, example.key, f"{role} {error}", index)
+    texts = example.captions if isinstance(example, CaptionedImage) else example.instructions
+    if not any(t.strip() for t in texts):
+        yield Finding("empty text", example.key, "has no caption" if "image" in opened else "has no instruction", index)
+    if isinstance(example, EditPair) and {"source", "target"} <= opened.keys():
+        yield from _compare(example, opened, index)
+
+
+def _compare(pair: EditPair, opened: dict[str, Image.Image], index: int) -> Iterator[Finding]:
+    source, target = opened["source"], opened["target"]
+    if source.size != target.size:
+        sizes = f"source {source.width} x {source.height}, target {target.width} x {target.height} px"
+        yield Finding("size mismatch", pair.key, sizes, index)
+    elif pair.category != KEEP and ImageChops.difference(source, target).getbbox() is None:
+        yield Finding("identical pair", pair.key, "source and target are the same picture", index)
+
+
+def audit_pictures(dataset: Dataset[Any], max_skipped: int) -> list[int]:
+    """The indices of the examples whose pictures can all be opened; asked before a training starts.
+
+    A data-set folder of ours is trusted after its shards' hashes, which is quicker than decoding every picture.
+
+    Raises:
+        UserError: more than `max_skipped` cannot be opened; the message names the first few, with the reason.
+    """
+    trusted = getattr(dataset, "verify", None)
+    if trusted is not None:
+        trusted()
+        return list(range(len(dataset)))
+    broken: dict[int, PictureError] = {}
+    with progress(len(dataset), "opening every picture once") as bar:
+        for index in range(len(dataset)):
+            error = _first_error(dataset[index])
+            if error is not None:
+                broken[index] = error
+            bar.advance()
+    if len(broken) > max_skipped:
+        raise UserError(_refusal(list(broken.values()), max_skipped))
+    return [i for i in range(len(dataset)) if i not in broken]
+
+
+def _first_error(example: Example) -> PictureError | None:
+    for _, picture in pictures_of(example):
+        try:
+            picture.open()
+        except PictureError as error:
+            return error
+    return None
+
+
+def _refusal(errors: Sequence[PictureError], max_skipped: int) -> str:
+    more = f" and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
+    named = "; ".join(str(e) for e in errors[:SHOWN])
+    return (
+        f"{len(errors)} examples have pictures that cannot be used, data.max_skipped allows {max_skipped}: {named}{more}; "
+        "mend them, or allow that many to be skipped"
+    )

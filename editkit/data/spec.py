@@ -1,0 +1,102 @@
+"""Data specs: one TOML file a data set, that says how it is built or read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from editkit.recipe.load import Source, load_toml_model
+from editkit.recipe.schema import Component, Fraction, Section
+
+FORMAT = 1
+Kind = Literal["edit_pairs", "captioned_images"]
+
+
+class Build(Component):
+    """How the data set is made; the further keys belong to the builder."""
+
+    builder: str  # a key of editkit.build.pipeline.BUILDERS
+
+
+class Columns(Section):
+    """Which column of the data holds what. Only what the kind needs has to be there."""
+
+    source: str = "source"
+    target: str = "target"
+    instruction: str = "instruction"  # a text or a list of texts
+    mask: str = ""
+    category: str = ""
+    image: str = "image"
+    caption: str = "caption"  # a text or a list of texts
+    key: str = ""  # "" = the row's number or the file's stem
+
+
+class Read(Section):
+    """How somebody else's data set is read. Paths are relative to the spec file.
+
+    "folder": `path` holds a metadata.jsonl, .csv or .json whose rows name picture files. "pairs": `source` and `target` are
+    folders with the same file names, and `<name>.txt` beside the target (or in `texts`) holds the instruction, one a line.
+    "hf": `path` is a local Hugging Face data set: parquet files, `save_to_disk`, or an image folder.
+    """
+
+    layout: Literal["folder", "pairs", "hf"]
+    path: str = ""
+    source: str = ""
+    target: str = ""
+    texts: str = ""
+    split: str = "train"  # of a Hugging Face data set
+    columns: Columns = Columns()
+
+    @model_validator(mode="after")
+    def _paths(self) -> Read:
+        if self.layout == "pairs":
+            if not (self.source and self.target):
+                raise ValueError('layout = "pairs" needs source = "FOLDER" and target = "FOLDER"')
+        elif not self.path:
+            raise ValueError(f'layout = "{self.layout}" needs path = "FOLDER"')
+        return self
+
+
+class Split(Section):
+    """Which examples are for testing: a stable share, chosen by a hash of the example's key."""
+
+    test: Annotated[Fraction, Field(lt=1)] = 0.05
+
+
+class DataSpec(Section):
+    """A data spec; exactly one of `[build]` and `[read]`."""
+
+    format: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    kind: Kind
+    licence: str = ""
+    credit: str = ""
+    homepage: str = ""
+    build: Build | None = None
+    read: Read | None = None
+    split: Split = Split()
+
+    @model_validator(mode="after")
+    def _one_way(self) -> DataSpec:
+        if (self.build is None) == (self.read is None):
+            raise ValueError("expected exactly one of [build] and [read]")
+        return self
+
+
+def load_spec(path: str | Path) -> tuple[DataSpec, Source]:
+    """Loads a data spec; mistakes are named with file and line."""
+    return load_toml_model(path, DataSpec)
+
+
+def spec_hash(spec: DataSpec) -> str:
+    """A hash of what a spec says, by which a built folder knows what it was built from."""
+    return hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def data_folder(spec: DataSpec) -> Path:
+    """Where `editkit build` puts the data set: `data/<name>` under the current folder."""
+    return Path("data") / spec.name

@@ -1,0 +1,1 @@
+"""The embedded world: real, licensed artwork from installed packages, and small models that we trained and ship."""

@@ -1,0 +1,24 @@
+"""What is trained: from examples to a loss. The registry names each method by a dotted path that is imported when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from editkit.errors import UserError
+
+METHODS = {
+    "autoencoder": "editkit.methods.autoencoder:Autoencoder",
+    "text_to_image": "editkit.methods.text_to_image:TextToImage",
+    "instruct_edit": "editkit.methods.instruct_edit:InstructEdit",
+    "attribute_reader": "editkit.methods.attribute_reader:AttributeReading",
+    "contrastive": "editkit.methods.contrastive:Contrastive",
+}
+
+
+def method_class(name: str) -> Any:
+    """The class of a method (see `editkit.methods.protocol.Method`)."""
+    if name not in METHODS:
+        raise UserError(f'[method] name: found "{name}"; expected one of {", ".join(sorted(METHODS))}')
+    module, _, attribute = METHODS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

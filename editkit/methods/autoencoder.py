@@ -1,0 +1,118 @@
+"""A variational autoencoder: the latent space in which everything else happens (Rombach et al. 2022, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from editkit.data.examples import CaptionedImage, Dataset
+from editkit.data.prepare import PrepareParams, prepare, to_image, to_network
+from editkit.evaluate.metrics import psnr
+from editkit.evaluate.pictures import contact_sheet
+from editkit.methods.protocol import Batch, Loss
+from editkit.models.stable_diffusion.load import StableDiffusion
+from editkit.recipe.schema import Recipe, Section
+
+PREVIEW_IMAGES = 16
+LATENT_STD_IMAGES = 1_000
+
+
+class Autoencoder:
+    """Reconstruction in L1 and in the differences of neighbouring pixels, with a small KL term."""
+
+    class Options(Section):
+        """The further keys of `[method]`."""
+
+        kl_weight: float = 1e-6  # per latent number, against a loss per pixel value
+        edge_weight: float = 1.0  # L1 between the finite differences: lines, eyes and mouths
+
+    kind = "captioned_images"
+
+    def __init__(self, recipe: Recipe, options: Options, parts: StableDiffusion) -> None:
+        self._recipe = recipe
+        self._options = options
+        self._parts = parts
+        self._vae = parts.vae
+        self._params = PrepareParams(recipe.data.resolution, recipe.data.crop)
+
+    @property
+    def trainable(self) -> nn.Module:
+        return self._vae
+
+    @property
+    def frozen_encoders(self) -> dict[str, nn.Module]:
+        return {}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self._vae.parameters())}]
+
+    def images_of(self, example: CaptionedImage) -> Sequence[Image.Image]:
+        return (example.image.open(),)
+
+    def texts_of(self, example: CaptionedImage) -> tuple[str, ...]:
+        return ("",)
+
+    def targets_of(self, example: CaptionedImage) -> Mapping[str, torch.Tensor]:
+        return {}
+
+    def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
+        return {"image": pixels_BNCHW[:, 0]}
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Loss:
+        image_BCHW = to_network(batch["image"])
+        posterior = self._vae.encode(image_BCHW).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        drawn_BCHW = self._vae.decode(posterior.mean + posterior.std * noise).sample.float()
+        pixel = F.l1_loss(drawn_BCHW, image_BCHW)
+        edge = sum(F.l1_loss(a, b) for a, b in zip(_differences(drawn_BCHW), _differences(image_BCHW), strict=True))
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        value = pixel + self._options.edge_weight * edge + self._options.kl_weight * kl
+        return Loss(value, {"l1": pixel.detach(), "edge": float(edge), "kl": kl.detach()})
+
+    @torch.no_grad()
+    def reconstruct(self, images: Sequence[Image.Image]) -> list[Image.Image]:
+        """Pictures through the encoder (mode) and the decoder."""
+        pixels = torch.cat([prepare([image], self._params) for image in images])
+        latents = self._vae.encode(to_network(pixels)).latent_dist.mode()
+        return [to_image(x) for x in self._vae.decode(latents).sample]
+
+    def preview(self, dataset: Dataset[CaptionedImage], folder: Path, step: int) -> Mapping[str, Any]:
+        images = [dataset[i].image.open() for i in range(min(PREVIEW_IMAGES, len(dataset)))]
+        drawn = self.reconstruct(images)
+        rows = [x for pair in zip(images, drawn, strict=True) for x in pair]
+        contact_sheet(rows, ["source", "decoded"] * len(images), columns=8, scale=2).save(folder / f"step-{step:06d}.png")
+        return {"scores": {"psnr": _mean_psnr(images, drawn), "n": len(images)}}
+
+    def evaluate(self, dataset: Dataset[CaptionedImage], folder: Path) -> Mapping[str, Any]:
+        count = min(self._recipe.evaluate.pairs, len(dataset))
+        images = [dataset[i].image.open() for i in range(count)]
+        size = self._recipe.evaluate.batch_size
+        drawn = [x for start in range(0, count, size) for x in self.reconstruct(images[start : start + size])]
+        return {"scores": {"psnr": _mean_psnr(images, drawn), "n": count}}
+
+    @torch.no_grad()
+    def finish(self, dataset: Dataset[CaptionedImage]) -> None:
+        """Sets the scaling factor to 1 / std of the latents, so that diffusion starts from unit variance (section G)."""
+        count = min(LATENT_STD_IMAGES, len(dataset))
+        pixels = torch.cat([prepare(self.images_of(dataset[i]), self._params) for i in range(count)])
+        latents = torch.cat([self._vae.encode(to_network(p)).latent_dist.sample() for p in pixels.split(100)])
+        self._vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+
+    def export(self, folder: Path) -> None:
+        self._parts.save(folder / "model")
+
+
+def _differences(x_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x_BCHW[..., 1:, :] - x_BCHW[..., :-1, :], x_BCHW[..., 1:] - x_BCHW[..., :-1]
+
+
+def _mean_psnr(images: Sequence[Image.Image], drawn: Sequence[Image.Image]) -> float:
+    values = [psnr(a, b) for a, b in zip(images, drawn, strict=True)]
+    return sum(values) / len(values)

@@ -1,0 +1,152 @@
+"""InstructPix2Pix (Brooks et al. 2023): latent diffusion of the target, with the source as extra channels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from editkit.data.examples import Dataset, EditPair
+from editkit.data.prepare import to_network
+from editkit.diffusion.losses import denoising_target, min_snr_weight
+from editkit.evaluate.edits import evaluate_editor, write_preview
+from editkit.methods.protocol import Batch, Loss
+from editkit.models.adapters import adapter_parameters, add_lora, save_lora
+from editkit.models.editor import StableDiffusionEditor
+from editkit.models.stable_diffusion.forward import concat_source, draw_latents, encode_texts
+from editkit.models.stable_diffusion.load import StableDiffusion
+from editkit.models.surgery import widen_conv_in
+from editkit.recipe.schema import Fraction, Recipe, Section
+
+
+class InstructEdit:
+    """Trains the UNet whole, or adapters in it together with the widened first layer."""
+
+    class Options(Section):
+        """The further keys of `[method]`."""
+
+        conditioning_dropout: Fraction = 0.05  # p: text alone, both, and source alone are each dropped with p
+        min_snr_gamma: float = 0.0  # 0 = every noise level counts alike, as published
+
+    kind = "edit_pairs"
+
+    def __init__(self, recipe: Recipe, options: Options, parts: StableDiffusion) -> None:
+        self._recipe = recipe
+        self._options = options
+        self._parts = parts
+        parts.vae.requires_grad_(False)
+        parts.text_encoder.requires_grad_(False)
+        widen_conv_in(parts.unet, 2 * parts.latent_channels)
+        if recipe.adapter is not None:
+            add_lora(parts.unet, recipe.adapter, ["to_q", "to_k", "to_v", "to_out.0"])
+            parts.unet.conv_in.requires_grad_(True)  # it has new channels, which no adapter of low rank could learn
+        if recipe.train.gradient_checkpointing:
+            parts.unet.enable_gradient_checkpointing()
+        self._states: dict[str, torch.Tensor] = {}
+
+    @property
+    def trainable(self) -> nn.Module:
+        return self._parts.unet
+
+    @property
+    def frozen_encoders(self) -> dict[str, nn.Module]:
+        return {"vae": self._parts.vae}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        if self._recipe.adapter is None:
+            return [{"params": list(self._parts.unet.parameters())}]
+        lr = self._recipe.adapter.lr or self._recipe.optim.lr
+        return [
+            {"params": adapter_parameters(self._parts.unet), "lr": lr},
+            {"params": list(self._parts.unet.conv_in.parameters())},
+        ]
+
+    def images_of(self, example: EditPair) -> Sequence[Image.Image]:
+        return example.source.open(), example.target.open()
+
+    def texts_of(self, example: EditPair) -> tuple[str, ...]:
+        return example.instructions
+
+    def targets_of(self, example: EditPair) -> Mapping[str, torch.Tensor]:
+        return {}
+
+    def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
+        """The source's posterior mode, and the target's posterior, from which every step draws a sample."""
+        source = self._parts.vae.encode(to_network(pixels_BNCHW[:, 0])).latent_dist
+        target = self._parts.vae.encode(to_network(pixels_BNCHW[:, 1])).latent_dist
+        return {"source": source.mode().float(), "mean": target.mean.float(), "std": target.std.float()}
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Loss:
+        """Mean squared error of the prediction (eq. 1 of the paper) under the conditioning dropout of section 3.2.1."""
+        scheduler: Any = self._parts.scheduler
+        clean = draw_latents(batch["mean"], batch["std"], self._parts.scaling_factor, generator)
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        steps = len(scheduler.alphas_cumprod)
+        timesteps = torch.randint(0, steps, (len(clean),), generator=generator).to(clean.device)
+        noisy = scheduler.add_noise(clean, noise, timesteps)
+        no_text, no_source = draw_dropout(len(clean), self._options.conditioning_dropout, generator)
+        texts = ["" if drop else text for text, drop in zip(batch["text"], no_text.tolist(), strict=True)]
+        keep = (~no_source).to(clean).view(-1, 1, 1, 1)
+        inputs = concat_source(noisy, batch["source"] * keep)
+        prediction = self._parts.unet(inputs, timesteps, self._encoded(texts)).sample.float()
+        error = (prediction - denoising_target(scheduler, clean, noise, timesteps)).square().mean(dim=(1, 2, 3))
+        weight = torch.ones_like(error)
+        if self._options.min_snr_gamma:
+            weight = min_snr_weight(scheduler, timesteps, self._options.min_snr_gamma)
+        return Loss((weight * error).mean(), {"mse": error.mean().detach()})
+
+    @torch.no_grad()
+    def _encoded(self, texts: Sequence[str]) -> torch.Tensor:
+        """Text states, each text encoded once in a run: the text encoder is frozen."""
+        new = [t for t in dict.fromkeys(texts) if t not in self._states]
+        if new:
+            self._states.update(zip(new, encode_texts(self._parts, new).to("cpu"), strict=True))
+        return torch.stack([self._states[t] for t in texts]).to(self._parts.unet.device)
+
+    def _editor(self) -> StableDiffusionEditor:
+        sampling = self._recipe.evaluate
+        return StableDiffusionEditor(
+            self._parts,
+            name=self._recipe.name,
+            resolution=self._recipe.data.resolution,
+            text_guidance=sampling.text_guidance,
+            image_guidance=sampling.image_guidance,
+            steps=sampling.steps,
+            batch_size=sampling.batch_size,
+        )
+
+    def preview(self, dataset: Dataset[EditPair], folder: Path, step: int) -> Mapping[str, Any]:
+        return write_preview(self._editor(), dataset, folder, step, self._recipe.evaluate)
+
+    def evaluate(self, dataset: Dataset[EditPair], folder: Path) -> Mapping[str, Any]:
+        return evaluate_editor(self._editor(), dataset, folder, self._recipe.evaluate)
+
+    def finish(self, dataset: Dataset[EditPair]) -> None:
+        return
+
+    def export(self, folder: Path) -> None:
+        """A full fine-tune as a whole pipeline; an adapter as its own small files."""
+        if self._recipe.adapter is None:
+            self._editor().save(folder / "model")
+            return
+        save_lora(self._parts.unet, folder / "adapter")
+        facts = {"base": self._recipe.model.base, "rank": self._recipe.adapter.rank}
+        (folder / "adapter" / "editkit_adapter.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def draw_dropout(count: int, probability: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which examples lose their text and which their source: one draw u an example decides both.
+
+    u < 2p drops the text, p <= u < 3p the source: text alone, both, and source alone with probability p each. Two
+    independent coins would drop both with p squared, and the unconditional branch of the guidance would hardly be trained.
+
+    Returns:
+        Two boolean tensors (count,): text dropped, source dropped.
+    """
+    u = torch.rand(count, generator=generator)
+    return u < 2 * probability, (u >= probability) & (u < 3 * probability)

@@ -1,0 +1,82 @@
+"""What the training loop asks of a method. Everything random comes from the generator that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import nn
+
+from editkit.data.examples import Dataset, Example
+from editkit.recipe.schema import Recipe, Section
+
+Batch = dict[str, Any]  # tensors with the batch first, and "text": a list of strings
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A scalar to differentiate and the figures to log beside it."""
+
+    value: torch.Tensor
+    logs: Mapping[str, float | torch.Tensor] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """From examples to a loss, and what a preview, an evaluation and an export are for it."""
+
+    Options: type[Section]
+    kind: str  # the kind of data set it learns from: "edit_pairs" or "captioned_images"
+
+    def __init__(self, recipe: Recipe, options: Any, parts: Any) -> None: ...
+
+    @property
+    def trainable(self) -> nn.Module:
+        """The module whose parameters with `requires_grad` are trained, averaged and saved in checkpoints."""
+        ...
+
+    @property
+    def frozen_encoders(self) -> dict[str, nn.Module]:
+        """The networks behind `encode`; their weights are part of the cache key."""
+        ...
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for the optimiser; a group without "lr" takes the recipe's."""
+        ...
+
+    def images_of(self, example: Example) -> Sequence[Image.Image]:
+        """The pictures that the network sees, in the order in which `encode` gets them."""
+        ...
+
+    def texts_of(self, example: Example) -> tuple[str, ...]:
+        """The phrasings of which training draws one; evaluation takes the first."""
+        ...
+
+    def targets_of(self, example: Example) -> Mapping[str, torch.Tensor]:
+        """Further tensors of one example, such as class labels; mostly none."""
+        ...
+
+    def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
+        """uint8 pixels (batch, pictures, 3, H, W) through the frozen networks; cached when the recipe says so."""
+        ...
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Loss: ...
+
+    def preview(self, dataset: Dataset[Any], folder: Path, step: int) -> Mapping[str, Any]:
+        """Writes `previews/step-*.png` and returns what belongs into the "eval" line, or {}."""
+        ...
+
+    def evaluate(self, dataset: Dataset[Any], folder: Path) -> Mapping[str, Any]:
+        """The final scores; writes `evaluation/`."""
+        ...
+
+    def finish(self, dataset: Dataset[Any]) -> None:
+        """What is fitted once after the last step, on training data; mostly nothing."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Writes `model/` or `adapter/` so that the stock libraries load it."""
+        ...

@@ -1,0 +1,129 @@
+"""Text-to-image diffusion: the base that everything else is fine-tuned from (Rombach et al. 2022, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from PIL import Image
+from torch import nn
+
+from editkit.data.examples import CaptionedImage, Dataset
+from editkit.data.prepare import to_image, to_network
+from editkit.diffusion.losses import denoising_target, min_snr_weight
+from editkit.evaluate.judge import load_judge, score_captions
+from editkit.evaluate.pictures import contact_sheet
+from editkit.methods.protocol import Batch, Loss
+from editkit.models.stable_diffusion.forward import draw_latents, encode_texts, sample_latents
+from editkit.models.stable_diffusion.load import StableDiffusion
+from editkit.recipe.schema import Fraction, Recipe, Section
+
+PREVIEW_IMAGES = 24
+
+
+class TextToImage:
+    """Trains the UNet, and by default the text encoder with it; the VAE stays frozen."""
+
+    class Options(Section):
+        """The further keys of `[method]`."""
+
+        caption_dropout: Fraction = 0.1  # share of empty captions, for classifier-free guidance
+        min_snr_gamma: float = 0.0  # 0 = every noise level counts alike
+        train_text_encoder: bool = True
+
+    kind = "captioned_images"
+
+    def __init__(self, recipe: Recipe, options: Options, parts: StableDiffusion) -> None:
+        self._recipe = recipe
+        self._options = options
+        self._parts = parts
+        parts.vae.requires_grad_(False)
+        parts.text_encoder.requires_grad_(options.train_text_encoder)
+        self._trainable = nn.ModuleDict({"unet": parts.unet, "text_encoder": parts.text_encoder})
+        if recipe.train.gradient_checkpointing:
+            parts.unet.enable_gradient_checkpointing()
+
+    @property
+    def trainable(self) -> nn.Module:
+        return self._trainable
+
+    @property
+    def frozen_encoders(self) -> dict[str, nn.Module]:
+        return {"vae": self._parts.vae}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [p for p in self._trainable.parameters() if p.requires_grad]}]
+
+    def images_of(self, example: CaptionedImage) -> Sequence[Image.Image]:
+        return (example.image.open(),)
+
+    def texts_of(self, example: CaptionedImage) -> tuple[str, ...]:
+        return example.captions
+
+    def targets_of(self, example: CaptionedImage) -> Mapping[str, torch.Tensor]:
+        return {}
+
+    def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
+        posterior = self._parts.vae.encode(to_network(pixels_BNCHW[:, 0])).latent_dist
+        return {"mean": posterior.mean.float(), "std": posterior.std.float()}
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Loss:
+        scheduler: Any = self._parts.scheduler
+        clean = draw_latents(batch["mean"], batch["std"], self._parts.scaling_factor, generator)
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        steps = len(scheduler.alphas_cumprod)
+        timesteps = torch.randint(0, steps, (len(clean),), generator=generator).to(clean.device)
+        noisy = scheduler.add_noise(clean, noise, timesteps)
+        drops = torch.rand(len(clean), generator=generator) < self._options.caption_dropout
+        texts = ["" if drop else text for text, drop in zip(batch["text"], drops.tolist(), strict=True)]
+        states = encode_texts(self._parts, texts)
+        prediction = self._parts.unet(noisy, timesteps, states).sample.float()
+        error = (prediction - denoising_target(scheduler, clean, noise, timesteps)).square().mean(dim=(1, 2, 3))
+        weight = torch.ones_like(error)
+        if self._options.min_snr_gamma:
+            weight = min_snr_weight(scheduler, timesteps, self._options.min_snr_gamma)
+        return Loss((weight * error).mean(), {"mse": error.mean().detach()})
+
+    @torch.no_grad()
+    def generate(self, captions: Sequence[str], guidance: float, steps: int, seed: int) -> list[Image.Image]:
+        """Pictures for captions, with classifier-free guidance, in batches."""
+        pipeline = self._parts.pipeline(StableDiffusionPipeline)
+        pipeline.set_progress_bar_config(disable=True)
+        size = self._recipe.evaluate.batch_size
+        made: list[Image.Image] = []
+        for start in range(0, len(captions), size):
+            chunk = list(captions[start : start + size])
+            latents = sample_latents(self._parts, len(chunk), self._recipe.data.resolution, seed, start)
+            images = pipeline(
+                chunk, num_inference_steps=steps, guidance_scale=guidance, latents=latents, output_type="pt",
+                height=self._recipe.data.resolution, width=self._recipe.data.resolution,
+            ).images  # fmt: skip
+            made += [to_image(x * 2 - 1) for x in images]
+        return made
+
+    def _scored(self, dataset: Dataset[CaptionedImage], count: int) -> tuple[list[CaptionedImage], list[Image.Image]]:
+        examples = [dataset[i] for i in range(min(count, len(dataset)))]
+        options = self._recipe.evaluate
+        made = self.generate([e.captions[0] for e in examples], options.text_guidance, options.steps, options.seed)
+        return examples, made
+
+    def preview(self, dataset: Dataset[CaptionedImage], folder: Path, step: int) -> Mapping[str, Any]:
+        examples, made = self._scored(dataset, max(PREVIEW_IMAGES, self._recipe.evaluate.preview_pairs))
+        captions = [e.captions[0] for e in examples[:PREVIEW_IMAGES]]
+        contact_sheet(made[:PREVIEW_IMAGES], captions, columns=8, scale=2).save(folder / f"step-{step:06d}.png")
+        if not self._recipe.evaluate.preview_pairs:
+            return {}
+        return {"scores": score_captions(load_judge(self._recipe.evaluate.judge), examples, made)}
+
+    def evaluate(self, dataset: Dataset[CaptionedImage], folder: Path) -> Mapping[str, Any]:
+        examples, made = self._scored(dataset, self._recipe.evaluate.pairs)
+        return {"scores": score_captions(load_judge(self._recipe.evaluate.judge), examples, made)}
+
+    def finish(self, dataset: Dataset[CaptionedImage]) -> None:
+        return
+
+    def export(self, folder: Path) -> None:
+        self._parts.save(folder / "model")

@@ -1,0 +1,21 @@
+"""Families of networks. The registry names each by a dotted path that is imported when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from editkit.errors import UserError
+
+FAMILIES = {
+    "stable_diffusion": "editkit.models.stable_diffusion.load",
+    "attribute_reader": "editkit.models.attribute_reader.load",
+    "clip": "editkit.models.clip.load",
+}
+
+
+def family(name: str) -> Any:
+    """The module of a family: it has `Options` and `load` (see `editkit.models.protocol`)."""
+    if name not in FAMILIES:
+        raise UserError(f'[model] family: found "{name}"; expected one of {", ".join(sorted(FAMILIES))}')
+    return importlib.import_module(FAMILIES[name])

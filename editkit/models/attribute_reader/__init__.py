@@ -1,0 +1,1 @@
+"""A small convolutional network that reads the attributes of an avatar."""

@@ -1,0 +1,1 @@
+"""CLIP: a picture and a text tower in one space."""

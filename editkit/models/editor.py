@@ -1,0 +1,214 @@
+"""Editing pictures with a trained model: what `editkit edit`, the evaluation and the demo share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (
+    StableDiffusionInstructPix2PixPipeline,
+)
+from PIL import Image
+
+from editkit.data.prepare import PrepareParams, prepare, to_image, to_network
+from editkit.errors import UserError
+from editkit.models.adapters import load_lora
+from editkit.models.locate import locate_model
+from editkit.models.stable_diffusion.forward import sample_latents
+from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
+from editkit.models.surgery import widen_conv_in
+from editkit.runs import find_run
+
+METADATA = "editkit.json"
+FORMAT = 1
+Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+class StableDiffusionEditor:
+    """An InstructPix2Pix model with its preprocessing and its default guidance.
+
+    Sampling is the stock pipeline's: three branches a step and the two-way guidance of the paper, eq. 3.
+    """
+
+    def __init__(
+        self,
+        parts: StableDiffusion,
+        *,
+        name: str,
+        resolution: int,
+        text_guidance: float = 7.5,
+        image_guidance: float = 1.5,
+        steps: int = 20,
+        batch_size: int = 16,
+    ) -> None:
+        self.name = name
+        self.defaults: dict[str, Any] = {
+            "text_guidance": text_guidance,
+            "image_guidance": image_guidance,
+            "steps": steps,
+            "resolution": resolution,
+        }
+        self._parts = parts
+        self._params = PrepareParams(resolution)
+        self._batch_size = batch_size
+        self._pipeline = parts.pipeline(StableDiffusionInstructPix2PixPipeline)
+        self._pipeline.set_progress_bar_config(disable=True)
+
+    def describe(self) -> str:
+        """One line for headers."""
+        parameters = sum(p.numel() for p in self._parts.unet.parameters())
+        return f"{self.name}: {parameters / 1e6:.1f} M parameters in the UNet, {self.defaults['resolution']} px"
+
+    def edit(
+        self,
+        images: Sequence[Image.Image],
+        instructions: Sequence[str],
+        *,
+        text_guidance: float | None = None,
+        image_guidance: float | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+        source_weight: float = 1.0,
+    ) -> list[Image.Image]:
+        """Edits pictures.
+
+        Args:
+            images: sources of any size; they go through the one preprocessing path.
+            instructions: one a picture.
+            text_guidance: s_T, how strongly the instruction counts; 1 = not at all beyond the prediction itself.
+            image_guidance: s_I, how strongly the source counts.
+            steps: sampling steps.
+            seed: of the whole series; picture i gets its own noise.
+            progress: called with (steps done, steps in all) over all batches.
+            source_weight: 0 hides the source, for the baseline that draws from the text alone.
+
+        Returns:
+            RGB pictures of the model's resolution.
+        """
+        steps = steps or self.defaults["steps"]
+        text_guidance = self.defaults["text_guidance"] if text_guidance is None else text_guidance
+        image_guidance = self.defaults["image_guidance"] if image_guidance is None else image_guidance
+        if len(images) != len(instructions):
+            raise ValueError(f"{len(images)} images and {len(instructions)} instructions")
+        batches = -(-len(images) // self._batch_size)
+        edited: list[Image.Image] = []
+        for number in range(batches):
+            start = number * self._batch_size
+            chunk = slice(start, start + self._batch_size)
+
+            def report(_: Any, step: int, __: Any, kept: dict[str, Any], number: int = number) -> dict[str, Any]:
+                if progress is not None:
+                    progress(number * steps + step + 1, batches * steps)
+                return kept
+
+            pixels = torch.cat([prepare([image], self._params) for image in images[chunk]])
+            edited += self._edit_batch(
+                pixels,
+                list(instructions[chunk]),
+                text_guidance,
+                image_guidance,
+                steps,
+                seed,
+                start,
+                source_weight,
+                report,
+            )
+        return edited
+
+    @torch.no_grad()
+    def _edit_batch(
+        self,
+        pixels: torch.Tensor,
+        instructions: list[str],
+        text_guidance: float,
+        image_guidance: float,
+        steps: int,
+        seed: int,
+        first: int,
+        source_weight: float,
+        report: Any,
+    ) -> list[Image.Image]:
+        device = self._parts.unet.device
+        source = self._parts.vae.encode(to_network(pixels).to(device)).latent_dist.mode() * source_weight
+        noise = sample_latents(self._parts, len(pixels), self.defaults["resolution"], seed, first)
+        made = self._pipeline(
+            prompt=instructions,
+            image=source,
+            latents=noise,
+            num_inference_steps=steps,
+            guidance_scale=text_guidance,
+            image_guidance_scale=image_guidance,
+            output_type="pt",
+            callback_on_step_end=report,
+        ).images
+        return [to_image(x * 2 - 1) for x in made]
+
+    def save(self, folder: Path) -> None:
+        """Writes the stock pipeline, and beside it how pictures are to be prepared."""
+        self._pipeline.save_pretrained(folder)
+        facts = {"format": FORMAT, "name": self.name, "defaults": self.defaults, "prepare": self._params.as_dict()}
+        (folder / METADATA).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def load_editor(run: str, *, device: torch.device | None = None) -> StableDiffusionEditor:
+    """Loads an editor.
+
+    Args:
+        run: a run, "latest", "lab:NAME", a folder in the stock layout, or a Hub id.
+        device: where it computes; None = the CPU.
+
+    Raises:
+        UserError: there is no editor.
+    """
+    folder = _editor_folder(run)
+    if (folder / "adapter").is_dir():
+        parts, facts = _load_adapter(folder), _metadata(folder)
+    else:
+        model = folder / "model" if (folder / "model").is_dir() else folder
+        parts, facts = load(str(model), Options()), _metadata(model)
+        if parts.unet.config["in_channels"] != 2 * parts.latent_channels:
+            raise UserError(
+                f"{run}: its UNet takes {parts.unet.config['in_channels']} channels, so it draws from text and cannot edit; "
+                'expected an editor, such as "lab:tiny-edit" or a run of recipes/instructpix2pix.toml'
+            )
+    for module in parts.modules.values():
+        module.to(device or "cpu").eval()
+    defaults = facts.get("defaults") or {"resolution": _resolution(parts)}
+    return StableDiffusionEditor(parts, name=facts.get("name") or run, **defaults)
+
+
+def _editor_folder(run: str) -> Path:
+    if run == "latest":
+        return find_run(run)
+    if run.startswith("lab:"):
+        return locate_model(run)
+    try:
+        folder = find_run(run)
+    except UserError:
+        return locate_model(run)
+    if not (folder / "model").is_dir() and not (folder / "adapter").is_dir():
+        raise UserError(f"{folder}: found neither model/ nor adapter/; the run has not come to its end")
+    return folder
+
+
+def _load_adapter(folder: Path) -> StableDiffusion:
+    facts = json.loads((folder / "adapter" / "editkit_adapter.json").read_text(encoding="utf-8"))
+    parts = load(facts["base"], Options())
+    widen_conv_in(parts.unet, 2 * parts.latent_channels)
+    load_lora(parts.pipeline(StableDiffusionInstructPix2PixPipeline), folder / "adapter")
+    return parts
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    for path in (folder / METADATA, folder / "adapter" / METADATA):
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
+    return {}
+
+
+def _resolution(parts: StableDiffusion) -> int:
+    return parts.unet.config["sample_size"] * parts.vae_scale

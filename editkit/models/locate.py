@@ -1,0 +1,53 @@
+"""Where a model lies: "lab:NAME", a run, a folder, or a Hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from editkit.errors import UserError
+
+LAB = Path(__file__).parent.parent / "lab" / "checkpoints"
+
+
+def locate_model(base: str) -> Path:
+    """The local folder of a model in the stock layout.
+
+    Args:
+        base: "lab:NAME" (shipped with editkit), a folder, a run folder (its `model/`), or a Hub id "user/name", which is
+            downloaded, or found in the Hub's own cache.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    if base.startswith("lab:"):
+        folder = LAB / base.removeprefix("lab:")
+        if not folder.is_dir():
+            shipped = ", ".join(sorted(f"lab:{p.name}" for p in LAB.iterdir() if p.is_dir())) if LAB.is_dir() else "none"
+            raise UserError(f'found "{base}"; expected a shipped model ({shipped})')
+        return folder
+    folder = Path(base)
+    if folder.is_dir():
+        return folder / "model" if (folder / "model").is_dir() else folder
+    if base.count("/") == 1 and not base.startswith((".", "/", "~")):
+        return _download(base)
+    raise UserError(f'found no model at "{base}"; expected lab:NAME, a folder, a run or a Hub id such as user/name')
+
+
+def _download(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(repo))
+    except RepositoryNotFoundError as error:
+        raise UserError(f'found no folder and no Hub repository "{repo}" (or no right to read it)') from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f'"{repo}" is no folder, and the Hub cannot be reached ({type(error).__name__}); '
+            "download it where there is a network and give its folder instead"
+        ) from error

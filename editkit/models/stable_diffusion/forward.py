@@ -1,0 +1,51 @@
+"""From texts and pictures to what the UNet takes in. The source picture enters in `concat_source`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from editkit.models.stable_diffusion.load import StableDiffusion
+
+
+def encode_texts(parts: StableDiffusion, texts: Sequence[str]) -> torch.Tensor:
+    """The text encoder's last hidden states, (batch, tokens, width), padded to the tokenizer's full length."""
+    tokens = parts.tokenizer(
+        list(texts),
+        padding="max_length",
+        max_length=parts.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    return parts.text_encoder(tokens.input_ids.to(parts.text_encoder.device))[0]
+
+
+def draw_latents(mean: torch.Tensor, std: torch.Tensor, scaling_factor: float, generator: torch.Generator) -> torch.Tensor:
+    """A sample of the VAE's posterior, multiplied by its scaling factor: what is noised."""
+    noise = torch.randn(mean.shape, generator=generator).to(mean)
+    return (mean + std * noise) * scaling_factor
+
+
+def concat_source(noisy_BCHW: torch.Tensor, source_BCHW: torch.Tensor) -> torch.Tensor:
+    """The UNet's eight channels: the noisy target latents and the source latents, in this order.
+
+    The source latents are the posterior's mode and are *not* multiplied by the scaling factor, as the InstructPix2Pix weights
+    and the stock pipeline have it.
+    """
+    return torch.cat([noisy_BCHW, source_BCHW], dim=1)
+
+
+def sample_latents(parts: StableDiffusion, count: int, resolution: int, seed: int, first: int = 0) -> torch.Tensor:
+    """Starting noise, a generator for every picture, so that it does not depend on how pictures are batched.
+
+    Args:
+        count: pictures.
+        resolution: their side in px.
+        seed: of the whole series.
+        first: number of the first picture in the series.
+    """
+    side = resolution // parts.vae_scale
+    shape = (1, parts.latent_channels, side, side)
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + first + i)) for i in range(count)]
+    return torch.cat(noise).to(parts.unet.device)

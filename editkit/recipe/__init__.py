@@ -1,0 +1,1 @@
+"""Recipes: one TOML file that says everything about a run."""

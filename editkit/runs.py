@@ -1,0 +1,52 @@
+"""Run folders: where they lie and how they are named."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from datetime import datetime
+from pathlib import Path
+
+from editkit.errors import UserError
+
+RUNS = Path("runs")
+
+
+def new_run_folder(name: str) -> Path:
+    """Makes `runs/<name>-<time>/`; a second run in the same second gets a number."""
+    base = RUNS / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder, number = base, 2
+    while folder.exists():
+        folder = base.with_name(f"{base.name}-{number}")
+        number += 1
+    folder.mkdir(parents=True)
+    return folder
+
+
+def find_run(name: str) -> Path:
+    """The folder of a run.
+
+    Args:
+        name: a path, the name of a folder under `runs/`, or "latest".
+
+    Raises:
+        UserError: there is none, with the nearest name.
+    """
+    runs = sorted((p.parent for p in RUNS.glob("*/run.json")), key=_started)
+    if name == "latest":
+        if not runs:
+            raise UserError(
+                f'found no run in {RUNS.resolve().name}/; train one first, such as "editkit train recipes/instructpix2pix.toml"'
+            )
+        return runs[-1]
+    for folder in (Path(name), RUNS / name):
+        if (folder / "run.json").is_file():
+            return folder
+    if Path(name).is_dir():
+        raise UserError(f"{name}: found no run.json in it; expected a folder that editkit train wrote")
+    near = difflib.get_close_matches(name, [r.name for r in runs], 1)
+    raise UserError(f'found no run "{name}"; ' + (f'did you mean "{near[0]}"?' if near else "expected a run folder or latest"))
+
+
+def _started(run: Path) -> str:
+    return json.loads((run / "run.json").read_text(encoding="utf-8")).get("started", "")

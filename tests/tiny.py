@@ -1,0 +1,58 @@
+"""A tiny random Stable Diffusion of the real classes, in the stock layout, and tiny pictures to go with it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from editkit.models.stable_diffusion.load import (
+    Options,
+    SchedulerOptions,
+    TextEncoderOptions,
+    TokenizerOptions,
+    UnetOptions,
+    VaeOptions,
+    load,
+)
+
+TEXTS = ["make the hair red", "remove the glasses", "a portrait with a blue hat", "change nothing", "add a beard"]
+
+
+def tiny_options(prediction_type: str = "epsilon") -> Options:
+    return Options(
+        vae=VaeOptions(channels=[8, 16, 16], groups=4),
+        tokenizer=TokenizerOptions(vocab_size=600, max_length=16),
+        text_encoder=TextEncoderOptions(width=32, layers=2, heads=2),
+        unet=UnetOptions(sample_size=8, channels=[16, 32], attention=[False, True], heads=2, groups=4),
+        scheduler=SchedulerOptions(prediction_type=prediction_type),
+    )
+
+
+def save_tiny_stable_diffusion(folder: Path, *, in_channels: int = 4, seed: int = 0) -> Path:
+    """Saves a text-to-image model (4 channels) or an editor (8 channels) for 32 px pictures."""
+    from editkit.models.surgery import widen_conv_in
+
+    torch.manual_seed(seed)
+    parts = load("", tiny_options(), lambda: TEXTS)
+    if in_channels == 8:
+        widen_conv_in(parts.unet, 8)
+        with torch.no_grad():  # an editor that looks at its source
+            parts.unet.conv_in.weight[:, 4:].normal_(std=0.2)
+    parts.save(folder)
+    return folder
+
+
+def picture(colour: str, size: tuple[int, int] = (32, 32)) -> Image.Image:
+    """A picture with a corner of another colour, so that flips can be seen."""
+    image = Image.new("RGB", size, colour)
+    image.paste("black", (0, 0, size[0] // 4, size[1] // 3))
+    return image
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind)
+    return stream.getvalue()
