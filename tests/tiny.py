@@ -24,7 +24,7 @@ TEXTS = ["make the hair red", "remove the glasses", "a portrait with a blue hat"
 def tiny_options(prediction_type: str = "epsilon") -> Options:
     return Options(
         vae=VaeOptions(channels=[8, 16, 16], groups=4),
-        tokenizer=TokenizerOptions(vocab_size=600, max_length=16),
+        tokenizer=TokenizerOptions(vocab_size=600, max_length=32),
         text_encoder=TextEncoderOptions(width=32, layers=2, heads=2),
         unet=UnetOptions(sample_size=8, channels=[16, 32], attention=[False, True], heads=2, groups=4),
         scheduler=SchedulerOptions(prediction_type=prediction_type),

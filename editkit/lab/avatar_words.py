@@ -28,7 +28,6 @@ NOUNS: dict[str, dict[str, str]] = {
              "beanie": "a beanie", "cap": "a cap", "quiff": "a {c}quiff", "fringe": "a {c}fringe",
              "turban": "a {c}turban"},
     "eyewear": {"glasses": "glasses", "sunglasses": "sunglasses"},
-    "earrings": {"hoop": "an earring"},
     "facial hair": {"beard": "a beard", "moustache": "a moustache"},
     "clothes": {"plain": "a plain {c}shirt", "checkered": "a checkered {c}shirt", "collared": "a collared {c}shirt"},
     "eyes": {"open": "open eyes", "closed": "closed eyes", "winking": "a winking eye", "one eye": "one big eye",
@@ -137,7 +136,7 @@ def caption(avatar: Avatar, rng: Random | None = None, only: Sequence[str] | Non
         elif name == "skin":
             details.append(f"{facts[name]} skin")
         elif facts[name] == "none":
-            details.append("no " + {"topper": "horns or ears", "earrings": "earring"}.get(name, name))
+            details.append("no " + {"topper": "horns or ears"}.get(name, name))
         else:
             details.append(noun(name, facts[name], facts.get(_colour_of(name), "") if _colour_of(name) in wanted else ""))
     if rng is not None:

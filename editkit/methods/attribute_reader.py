@@ -120,8 +120,9 @@ class AttributeReading:
     def finish(self, dataset: Dataset[CaptionedImage]) -> None:
         return
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path) -> Path:
         self._parts.save(folder / "model")
+        return folder / "model"
 
 
 def reading_accuracy(examples: Sequence[CaptionedImage], readings: Sequence[Mapping[str, str]]) -> dict[str, float]:

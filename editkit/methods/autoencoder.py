@@ -105,8 +105,9 @@ class Autoencoder:
         latents = torch.cat([self._vae.encode(to_network(p)).latent_dist.sample() for p in pixels.split(100)])
         self._vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path) -> Path:
         self._parts.save(folder / "model")
+        return folder / "model"
 
 
 def _differences(x_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

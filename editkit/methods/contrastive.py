@@ -90,5 +90,6 @@ class Contrastive:
     def finish(self, dataset: Dataset[CaptionedImage]) -> None:
         return
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path) -> Path:
         self._parts.save(folder / "model")
+        return folder / "model"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,14 +128,13 @@ class InstructEdit:
     def finish(self, dataset: Dataset[EditPair]) -> None:
         return
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path) -> Path:
         """A full fine-tune as a whole pipeline; an adapter as its own small files."""
         if self._recipe.adapter is None:
             self._editor().save(folder / "model")
-            return
+            return folder / "model"
         save_lora(self._parts.unet, folder / "adapter")
-        facts = {"base": self._recipe.model.base, "rank": self._recipe.adapter.rank}
-        (folder / "adapter" / "editkit_adapter.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        return folder / "adapter"
 
 
 def draw_dropout(count: int, probability: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

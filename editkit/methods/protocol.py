@@ -77,6 +77,6 @@ class Method(Protocol):
         """What is fitted once after the last step, on training data; mostly nothing."""
         ...
 
-    def export(self, folder: Path) -> None:
-        """Writes `model/` or `adapter/` so that the stock libraries load it."""
+    def export(self, folder: Path) -> Path:
+        """Writes `model/` or `adapter/` so that the stock libraries load it; returns which."""
         ...

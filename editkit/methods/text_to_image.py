@@ -125,5 +125,6 @@ class TextToImage:
     def finish(self, dataset: Dataset[CaptionedImage]) -> None:
         return
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path) -> Path:
         self._parts.save(folder / "model")
+        return folder / "model"

@@ -7,6 +7,8 @@ from typing import Any
 
 from editkit.errors import UserError
 
+METADATA = "editkit.json"  # beside exported weights: how pictures are prepared and what guidance is the default
+
 FAMILIES = {
     "stable_diffusion": "editkit.models.stable_diffusion.load",
     "attribute_reader": "editkit.models.attribute_reader.load",

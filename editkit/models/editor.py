@@ -15,15 +15,13 @@ from PIL import Image
 
 from editkit.data.prepare import PrepareParams, prepare, to_image, to_network
 from editkit.errors import UserError
-from editkit.models.adapters import load_lora
+from editkit.models import METADATA
+from editkit.models.adapters import LORA_FILE, load_lora
 from editkit.models.locate import locate_model
 from editkit.models.stable_diffusion.forward import sample_latents
 from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
-from editkit.models.surgery import widen_conv_in
 from editkit.runs import find_run
 
-METADATA = "editkit.json"
-FORMAT = 1
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 
@@ -148,10 +146,8 @@ class StableDiffusionEditor:
         return [to_image(x * 2 - 1) for x in made]
 
     def save(self, folder: Path) -> None:
-        """Writes the stock pipeline, and beside it how pictures are to be prepared."""
+        """Writes the stock pipeline."""
         self._pipeline.save_pretrained(folder)
-        facts = {"format": FORMAT, "name": self.name, "defaults": self.defaults, "prepare": self._params.as_dict()}
-        (folder / METADATA).write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 def load_editor(run: str, *, device: torch.device | None = None) -> StableDiffusionEditor:
@@ -164,51 +160,39 @@ def load_editor(run: str, *, device: torch.device | None = None) -> StableDiffus
     Raises:
         UserError: there is no editor.
     """
-    folder = _editor_folder(run)
-    if (folder / "adapter").is_dir():
-        parts, facts = _load_adapter(folder), _metadata(folder)
-    else:
-        model = folder / "model" if (folder / "model").is_dir() else folder
-        parts, facts = load(str(model), Options()), _metadata(model)
-        if parts.unet.config["in_channels"] != 2 * parts.latent_channels:
-            raise UserError(
-                f"{run}: its UNet takes {parts.unet.config['in_channels']} channels, so it draws from text and cannot edit; "
-                'expected an editor, such as "lab:tiny-edit" or a run of recipes/instructpix2pix.toml'
-            )
+    folder = _weights_folder(run)
+    facts = json.loads((folder / METADATA).read_text(encoding="utf-8")) if (folder / METADATA).is_file() else {}
+    parts = _load_adapter(folder, facts) if (folder / LORA_FILE).is_file() else load(str(folder), Options())
+    channels = parts.unet.config["in_channels"]
+    if channels != 2 * parts.latent_channels:
+        raise UserError(
+            f"{run}: its UNet takes {channels} channels, so it draws from text and cannot edit; "
+            'expected an editor, such as "lab:tiny-edit" or a run of recipes/instructpix2pix.toml'
+        )
     for module in parts.modules.values():
         module.to(device or "cpu").eval()
-    defaults = facts.get("defaults") or {"resolution": _resolution(parts)}
-    return StableDiffusionEditor(parts, name=facts.get("name") or run, **defaults)
+    resolution = facts.get("prepare", {}).get("resolution") or parts.unet.config["sample_size"] * parts.vae_scale
+    return StableDiffusionEditor(parts, name=facts.get("name") or run, resolution=resolution, **facts.get("sampling", {}))
 
 
-def _editor_folder(run: str) -> Path:
-    if run == "latest":
-        return find_run(run)
+def _weights_folder(run: str) -> Path:
     if run.startswith("lab:"):
         return locate_model(run)
     try:
         folder = find_run(run)
     except UserError:
+        if run == "latest":
+            raise
         return locate_model(run)
-    if not (folder / "model").is_dir() and not (folder / "adapter").is_dir():
-        raise UserError(f"{folder}: found neither model/ nor adapter/; the run has not come to its end")
-    return folder
+    for name in ("adapter", "model"):
+        if (folder / name).is_dir():
+            return folder / name
+    raise UserError(f"{folder}: found neither model/ nor adapter/; the run has not come to its end")
 
 
-def _load_adapter(folder: Path) -> StableDiffusion:
-    facts = json.loads((folder / "adapter" / "editkit_adapter.json").read_text(encoding="utf-8"))
+def _load_adapter(folder: Path, facts: dict[str, Any]) -> StableDiffusion:
+    if "base" not in facts:
+        raise UserError(f"{folder}: found no {METADATA}, so it is not known which model the adapter belongs to")
     parts = load(facts["base"], Options())
-    widen_conv_in(parts.unet, 2 * parts.latent_channels)
-    load_lora(parts.pipeline(StableDiffusionInstructPix2PixPipeline), folder / "adapter")
+    load_lora(parts.pipeline(StableDiffusionInstructPix2PixPipeline), folder)
     return parts
-
-
-def _metadata(folder: Path) -> dict[str, Any]:
-    for path in (folder / METADATA, folder / "adapter" / METADATA):
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
-    return {}
-
-
-def _resolution(parts: StableDiffusion) -> int:
-    return parts.unet.config["sample_size"] * parts.vae_scale

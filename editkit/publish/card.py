@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from editkit.evaluate.pictures import triptych
 from editkit.evaluate.scores import BASELINES, FIGURES, figure
+from editkit.models import METADATA
 
 SAMPLES = 6
 
@@ -49,7 +50,7 @@ def write_model_card(run: Path, repo: str, staging: Path) -> None:
         staging: the folder that is uploaded.
     """
     facts = _read(run / "run.json")
-    metadata = _read(run / "editkit.json")
+    metadata = _read(staging / METADATA)
     evaluation = _read(run / "evaluation" / "scores.json") if (run / "evaluation" / "scores.json").is_file() else None
     has_samples = _write_samples(run, staging)
     header = _header(facts, evaluation, repo)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import httpx
+import httpx2
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -62,10 +62,9 @@ def publish(run: str, repo: str, *, private: bool = False, dry_run: bool = False
 
 
 def stage(folder: Path, what: Path, repo: str, staging: Path) -> None:
-    """Puts everything that goes up into `staging`: weights, recipe, metadata, samples, card."""
+    """Puts everything that goes up into `staging`: weights with their metadata, recipe, samples, card."""
     shutil.copytree(what, staging)
-    for name in ("recipe.toml", "editkit.json"):
-        shutil.copy(folder / name, staging / name)
+    shutil.copy(folder / "recipe.toml", staging / "recipe.toml")
     write_model_card(folder, repo, staging)
 
 
@@ -93,5 +92,5 @@ def _asked(repo: str, endpoint: str, action: Callable[[], T]) -> T:
             409: f'"{repo}" is in use by something else',
         }
         raise UserError(f"{endpoint} refused ({status}): {reasons.get(status, 'try again later')}") from None
-    except (httpx.HTTPError, OSError) as error:
+    except (httpx2.HTTPError, OSError) as error:
         raise UserError(f"{endpoint} cannot be reached ({type(error).__name__}); nothing was published") from None

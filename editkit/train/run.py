@@ -22,7 +22,7 @@ from editkit.errors import UserError
 from editkit.evaluate.report import write_report
 from editkit.methods import method_class
 from editkit.methods.protocol import Method
-from editkit.models import family
+from editkit.models import METADATA, family
 from editkit.recipe.load import Source, dump, load_recipe, options, recipe_hash
 from editkit.recipe.schema import Recipe
 from editkit.runs import find_run, new_run_folder
@@ -166,8 +166,8 @@ def _finish(setup: Setup, run: Path, trainer: Trainer, record: _Record) -> None:
     setup.method.trainable.eval()
     with trainer.average.applied():
         setup.method.finish(setup.train)
-        setup.method.export(run)
-        (run / "editkit.json").write_text(json.dumps(_metadata(setup), indent=1), encoding="utf-8")
+        exported = setup.method.export(run)
+        (exported / METADATA).write_text(json.dumps(_metadata(setup), indent=1), encoding="utf-8")
         _preview(setup, run, trainer, record, trainer.step)
         if setup.recipe.evaluate.pairs:
             with computing(setup.device, setup.recipe.train.precision):
@@ -230,6 +230,7 @@ def _metadata(setup: Setup) -> dict[str, Any]:
     recipe = setup.recipe
     return {
         "format": FORMAT,
+        "name": recipe.name,
         "method": recipe.method.name,
         "base": recipe.model.base,
         "prepare": PrepareParams(recipe.data.resolution, recipe.data.crop).as_dict(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from editkit.data.prepare import to_network
 from editkit.methods.instruct_edit import InstructEdit, draw_dropout
+from editkit.models import METADATA
 from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
 from editkit.recipe.schema import Adapter, Data, Method, Model, Optim, Recipe, Train
 
@@ -64,7 +66,7 @@ def test_loss_equals_a_straight_restatement_on_diffusers_modules(tiny_sd: Path) 
     u = torch.rand(4, generator=generator)
     p = 0.25
     texts = [("" if u[i] < 2 * p else given_batch["text"][i]) for i in range(4)]
-    tokens = parts.tokenizer(texts, padding="max_length", max_length=16, truncation=True, return_tensors="pt")
+    tokens = parts.tokenizer(texts, padding="max_length", max_length=32, truncation=True, return_tensors="pt")
     states = parts.text_encoder(tokens.input_ids).last_hidden_state
     image_mask = 1 - ((u >= p).float() * (u < 3 * p).float())
     inputs = torch.cat([noisy, source * image_mask.view(4, 1, 1, 1)], dim=1)
@@ -78,7 +80,7 @@ def test_first_step_sees_exactly_the_base_model(tiny_sd: Path) -> None:
     _, parts = make(tiny_sd)
     generator = torch.Generator().manual_seed(0)
     noisy, source = torch.randn(2, 2, 4, 8, 8, generator=generator)
-    states = torch.randn(2, 16, 32, generator=generator)
+    states = torch.randn(2, 32, 32, generator=generator)
     timesteps = torch.tensor([10, 700])
     with torch.no_grad():
         expected = base.unet(noisy, timesteps, states).sample
@@ -151,10 +153,12 @@ def test_exported_lora_edits_like_the_trained_one(tiny_sd: Path, tmp_path: Path)
         for p in parts.unet.parameters():
             if p.requires_grad:
                 p.add_(torch.randn(p.shape, generator=generator) * 0.05)
-    method.export(tmp_path)
+    facts = {"base": str(tiny_sd), "sampling": {"steps": 20}, "prepare": {"resolution": 32}}
+    exported = method.export(tmp_path)
+    (exported / METADATA).write_text(json.dumps(facts))
     ask = ([picture("red")], ["make the hair red"])
     expected = method._editor().edit(*ask, steps=3)[0]
-    found = load_editor(str(tmp_path)).edit(*ask, steps=3, text_guidance=7.5, image_guidance=1.5)[0]
+    found = load_editor(str(exported)).edit(*ask, steps=3, text_guidance=7.5, image_guidance=1.5)[0]
     assert found.tobytes() == expected.tobytes()
 
 

@@ -1,0 +1,207 @@
+"""A run from recipe to report, on a tiny real model and a small real world; stopped, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from editkit.build import build
+from editkit.errors import UserError
+from editkit.train.checkpoint import checkpoint_folder, list_checkpoints, load_checkpoint, save_checkpoint
+from editkit.train.run import check_recipe, train
+
+ROOT = Path(__file__).parents[2]
+
+SPEC = """\
+format = 1
+name = "small"
+kind = "edit_pairs"
+[build]
+builder = "avatars"
+train = 12
+test = 4
+size = 32
+seed = 3
+"""
+
+RECIPE = """\
+format = 1
+name = "small"
+[method]
+name = "instruct_edit"
+[model]
+family = "stable_diffusion"
+base = "{base}"
+[data]
+train = "small.toml"
+resolution = 32
+flip = 0.5
+[optim]
+lr = 1e-3
+warmup = 2
+[train]
+steps = 6
+batch_size = 4
+accumulate = 2
+ema_decay = 0.9
+log_every = 1
+save_every = 1
+preview_every = 3
+[evaluate]
+steps = 2
+text_grid = [1.5, 3.0]
+image_grid = [1.0]
+"""
+
+
+@pytest.fixture
+def recipe(workplace: Path, tiny_sd: Path) -> str:
+    (workplace / "small.toml").write_text(SPEC)
+    (workplace / "recipe.toml").write_text(RECIPE.format(base=tiny_sd))
+    return "recipe.toml"
+
+
+def state_of(run: Path) -> dict:
+    return torch.load(list_checkpoints(run)[-1] / "state.pt", weights_only=True)
+
+
+def assert_same_state(found: Path, expected: Path) -> None:
+    a, b = state_of(found), state_of(expected)
+    assert a["step"] == b["step"]
+    for name, value in b["weights"].items():
+        assert torch.equal(a["weights"][name], value), name
+    for x, y in zip(a["average"]["average"], b["average"]["average"], strict=True):
+        assert torch.equal(x, y)
+    for key, moments in b["optimizer"]["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(a["optimizer"]["state"][key][name], value)
+
+
+def losses_of(run: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(s) for s in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(x["step"], x["loss"]) for x in lines if x["kind"] == "train"]
+
+
+def test_a_run_leaves_everything_that_is_promised(recipe: str) -> None:
+    run = train(recipe, [])
+    for name in ("recipe.toml", "run.json", "metrics.jsonl", "report.html", "model/editkit.json", "model/model_index.json"):
+        assert (run / name).is_file(), name
+    assert {p.name for p in (run / "previews").iterdir()} == {
+        "step-000003.png", "step-000003-grid.png", "step-000006.png", "step-000006-grid.png",
+    }  # fmt: skip
+    facts = json.loads((run / "run.json").read_text())
+    assert (facts["state"], facts["steps"], facts["samples"]) == ("done", 6, 48)
+    assert [p.name for p in list_checkpoints(run)] == ["step-000005", "step-000006"]
+    report = (run / "report.html").read_text()
+    assert "This run has not been evaluated" in report
+    assert not re.search(r'(src|href)="(?!data:|#)', report), "the report needs nothing from anywhere"
+
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+    pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(run / "model")
+    average = state_of(run)["average"]["average"]
+    assert torch.equal(next(iter(pipeline.unet.parameters())), average[0]), "the averaged weights are exported"
+
+
+def test_a_resumed_run_equals_the_one_that_was_never_stopped(recipe: str) -> None:
+    whole = train(recipe, [])
+    import editkit.train.loop as loop
+
+    stopped_at = 4
+    original = loop.Trainer._one_step
+
+    def interrupted(self: loop.Trainer, *args: object) -> dict:
+        if self.step == stopped_at:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Trainer, "_one_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, [])
+    stopped = max(Path("runs").iterdir(), key=lambda p: p.stat().st_mtime_ns)
+    assert json.loads((stopped / "run.json").read_text())["state"] == "stopped"
+    train(recipe, [], resume=stopped.name)
+    assert_same_state(stopped, whole)
+    assert losses_of(stopped) == losses_of(whole)
+
+
+def test_a_killed_process_resumes_to_the_same_weights(recipe: str, workplace: Path) -> None:
+    whole = train(recipe, ["train.preview_every=0"])
+    command = [sys.executable, "-m", "editkit", "train", recipe, "--set", "train.preview_every=0", "--set", "train.steps=6"]
+    process = subprocess.Popen(command, cwd=workplace, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    deadline = time.monotonic() + 120
+    killed: list[Path] = []
+    while not killed and time.monotonic() < deadline and process.poll() is None:
+        killed = [p for p in Path("runs").iterdir() if p != whole and list_checkpoints(p)]
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert killed, "the process wrote a checkpoint"
+    train(recipe, ["train.preview_every=0"], resume=str(killed[0]))
+    assert_same_state(killed[0], whole)
+    assert losses_of(killed[0]) == losses_of(whole)
+
+
+def test_a_resume_of_something_else_is_refused(recipe: str) -> None:
+    run = train(recipe, ["train.steps=1", "evaluate.text_grid=[]"])
+    with pytest.raises(UserError, match="cannot be resumed, it was made from something else"):
+        train(recipe, ["train.steps=1", "optim.lr=0.5"], resume=str(run))
+
+
+def test_a_damaged_checkpoint_is_recognised_and_the_one_before_it_used(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, {"step": step}, {"recipe": "a"}, keep_last=3)
+    state = checkpoint_folder(tmp_path, 2) / "state.pt"
+    data = bytearray(state.read_bytes())
+    data[len(data) // 2] ^= 1
+    state.write_bytes(data)
+    assert load_checkpoint(tmp_path, {"recipe": "a"})["step"] == 1
+    state.write_bytes(bytes(data[:50]))
+    assert load_checkpoint(tmp_path, {"recipe": "a"})["step"] == 1
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(recipe: str) -> None:
+    with pytest.raises(UserError, match="the weights were not touched"):
+        train(recipe, ["optim.lr=1e30", "optim.warmup=0"])
+
+
+def test_check_describes_a_recipe_without_training(recipe: str) -> None:
+    facts = check_recipe(recipe)
+    assert facts["training examples"] == 12
+    assert facts["samples"] == 48
+    assert not Path("runs").exists()
+
+
+def test_the_wrong_kind_of_data_is_refused(recipe: str, workplace: Path) -> None:
+    text = SPEC.replace("edit_pairs", "captioned_images").replace('"small"', '"captions"')
+    (workplace / "captions.toml").write_text(text)
+    with pytest.raises(UserError, match="learns from edit_pairs"):
+        train(recipe, ["data.train=captions.toml"])
+
+
+def test_building_is_the_same_for_any_number_of_processes(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = build("small.toml", "one")
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    again = build("small.toml", "two")
+    shards = [json.loads((p / "dataset.json").read_text())["sha256"] for p in (first, again)]
+    assert shards[0] == shards[1]
+
+
+def test_a_built_folder_opens_with_the_datasets_library(recipe: str) -> None:
+    import datasets
+
+    folder = build("small.toml")
+    loaded = datasets.load_dataset(str(folder), split="train")
+    assert len(loaded) == 12
+    assert loaded[0]["source"].size == (32, 32)
+    assert loaded[0]["instructions"]
