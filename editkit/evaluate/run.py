@@ -10,10 +10,10 @@ from editkit.data.read import open_dataset
 from editkit.errors import UserError
 from editkit.evaluate.edits import evaluate_editor
 from editkit.models.editor import load_editor
+from editkit.models.precision import choose_device, computing
 from editkit.recipe.load import load_recipe
 from editkit.recipe.schema import Evaluate
 from editkit.runs import find_run
-from editkit.train.precision import choose_device, computing
 
 DEFAULT_PAIRS = 500
 

@@ -24,9 +24,11 @@ def figure(name: str, value: Any) -> str:
     """A score as text: shares in percent, decibels with their unit."""
     if value is None:
         return "-"
-    if name in ("followed", "kept", "attributes", "accuracy", "worst", "recall_at_1", "recall_at_5"):
+    if name in ("accuracy", "worst"):  # of judges, where the second decimal is what is left to see
+        return f"{100 * value:.2f} %"
+    if name in ("followed", "kept", "attributes", "recall_at_1", "recall_at_5"):
         return f"{100 * value:.1f} %"
-    if "psnr" in name:
+    if "psnr" in name.lower():
         return f"{value:.1f} dB"
     if name in ("n", "seconds"):
         return f"{value:g}"

@@ -199,6 +199,7 @@ class Avatar:
 
 
 def is_hidden(attribute: Attribute, values: Mapping[str, str]) -> bool:
+    """Whether some other part covers this one, so that nobody can see its value."""
     return any(values[other] in words for other, words in attribute.hidden_by.items())
 
 

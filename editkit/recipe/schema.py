@@ -36,22 +36,28 @@ class Component(BaseModel):
 
 
 class Method(Component):
+    """What is trained; the further keys are the method's own `Options`."""
+
     name: str  # a key of editkit.methods.METHODS
 
 
 class Model(Component):
+    """Which network; the further keys are the family's own `Options`."""
+
     family: str  # a key of editkit.models.FAMILIES
     base: str = ""  # "lab:NAME", a folder, a run or a Hub id; "" = random weights of the family's own configuration
 
 
 class Data(Section):
+    """What it learns from, and how pictures become squares."""
+
     train: str  # a data spec (*.toml) or a data-set folder
     test: str = ""  # the same for evaluation and previews; "" = the "test" split of `train`
     resolution: PositiveInt  # px, the side of the square that the network sees
     crop: Literal["center", "random"] = "center"
     flip: Fraction = 0.0  # probability of a horizontal flip, one coin for the whole example
     cache_latents: bool = True  # encode every picture once before the first step; with crop = "random" it must be false
-    workers: NonNegativeInt = 0  # processes that open and prepare pictures beside the training
+    workers: NonNegativeInt = 0  # threads that open and prepare the pictures of a batch; 0 = the training itself does
     limit: NonNegativeInt = 0  # take only the first N examples; 0 = all
     max_skipped: NonNegativeInt = 0  # pictures that may be unreadable before training refuses to start
 
@@ -63,6 +69,8 @@ class Data(Section):
 
 
 class Optim(Section):
+    """The optimiser and its schedule."""
+
     name: Literal["adamw"] = "adamw"
     lr: PositiveFloat
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
@@ -74,6 +82,8 @@ class Optim(Section):
 
 
 class Train(Section):
+    """How long, in what batches and numbers, and how often it is watched."""
+
     steps: PositiveInt  # optimiser steps
     batch_size: PositiveInt  # examples a forward pass
     accumulate: PositiveInt = 1  # forward passes an optimiser step
@@ -89,7 +99,7 @@ class Train(Section):
 
 
 class Adapter(Section):
-    """Absent = full fine-tune."""
+    """Small layers beside frozen ones; without this table the whole network is trained."""
 
     name: Literal["lora"] = "lora"
     rank: PositiveInt = 16
@@ -115,6 +125,8 @@ class Evaluate(Section):
 
 
 class Recipe(Section):
+    """Everything about a run."""
+
     format: Literal[1] = 1
     name: str
     description: str = ""

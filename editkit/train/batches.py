@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from editkit.data.examples import Dataset, Example
 from editkit.data.prepare import PrepareParams, View, draw_view, prepare
 from editkit.data.sampler import ShuffledStream
 from editkit.methods.protocol import Batch, Method
+from editkit.models.precision import computing
 from editkit.progress import progress
 from editkit.recipe.schema import Recipe
-from editkit.train.precision import computing
 
 ENCODE_BATCH = 64
 
@@ -35,6 +36,8 @@ class BatchSource:
         self._usable = list(usable)
         self._device = device
         self._params = PrepareParams(recipe.data.resolution, recipe.data.crop)
+        # Decoding lets go of the interpreter's lock, so threads are enough.
+        self._map = ThreadPoolExecutor(recipe.data.workers).map if recipe.data.workers else map
         self._stream = ShuffledStream(len(self._usable), recipe.seed)
         self._cache = self._fill_cache() if recipe.data.cache_latents else None
 
@@ -47,7 +50,8 @@ class BatchSource:
             flips = [int(view.flip) for view in views]
             batch: Batch = {k: v[rows, flips] for k, v in self._cache.items()}
         else:
-            pixels = torch.stack([self._open(e, v) for e, v in zip(examples, views, strict=True)])
+            opened = self._map(self._open, examples, views)
+            pixels = torch.stack(list(opened))
             batch = self._encode(pixels)
         texts = [self._method.texts_of(e) for e in examples]
         draws = torch.rand(count, generator=generator).tolist()

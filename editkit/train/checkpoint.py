@@ -20,6 +20,7 @@ MANIFEST = "manifest.json"
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
     return run / "checkpoints" / f"step-{step:06d}"
 
 

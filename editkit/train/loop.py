@@ -16,11 +16,11 @@ import torch
 
 from editkit.errors import UserError
 from editkit.methods.protocol import Batch, Method
+from editkit.models.precision import computing
 from editkit.progress import progress
 from editkit.recipe.schema import Recipe
 from editkit.train.ema import WeightAverage
 from editkit.train.optim import lr_factor, make_optimizer, set_lr
-from editkit.train.precision import computing
 
 
 class Batches(Protocol):
@@ -47,6 +47,7 @@ class Trainer:
         self._device = device
         self.step = 0  # optimiser steps done
         self.seconds = 0.0  # spent in steps, over all sessions
+        self.stop_requested = False
         self._optimizer = make_optimizer(method.parameter_groups(), recipe.optim)
         self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         self.average = WeightAverage(method.trainable, recipe.train.ema_decay)
@@ -57,32 +58,36 @@ class Trainer:
         return self.step * self._recipe.train.batch_size * self._recipe.train.accumulate
 
     def run(self, batches: Batches, hooks: Hooks) -> None:
-        """Trains until `train.steps`. Ctrl-C saves and is passed on."""
+        """Trains until `train.steps`.
+
+        Raises:
+            KeyboardInterrupt: `stop_requested` was set; the step in hand was finished and saved.
+        """
         options = self._recipe.train
-        window = _Window(self.step)
+        window = _Window()
         with progress(options.steps, f"training {self._recipe.name}", done=self.step) as bar:
-            try:
-                while self.step < options.steps:
-                    started = time.perf_counter()
-                    logs = self._one_step(batches, window)
-                    self.step += 1
-                    self.seconds += time.perf_counter() - started
-                    bar.advance(1, loss=f"{window.loss:.4f}", samples_s=f"{window.rate(options.batch_size):.0f}")
-                    if self.step % options.log_every == 0 or self.step == options.steps:
-                        hooks.log(self._line(logs, window))
-                        window = _Window(self.step)
-                    if options.save_every and self.step % options.save_every == 0 and self.step < options.steps:
-                        hooks.save(self.step, self.state_dict())
-                    if options.preview_every and self.step % options.preview_every == 0 and self.step < options.steps:
-                        self._with_average(hooks.preview)
-            except KeyboardInterrupt:
-                hooks.save(self.step, self.state_dict())
-                raise
+            while self.step < options.steps:
+                started = time.perf_counter()
+                logs = self._one_step(batches, window)
+                self.step += 1
+                self.seconds += time.perf_counter() - started
+                bar.advance(1, loss=f"{window.loss:.4f}", samples_s=f"{window.rate(options.batch_size):.0f}")
+                last = self.step == options.steps
+                if self.step % options.log_every == 0 or last:
+                    hooks.log(self._line(logs, window))
+                    window = _Window()
+                if self.stop_requested and not last:
+                    hooks.save(self.step, self.state_dict())
+                    raise KeyboardInterrupt
+                if options.save_every and self.step % options.save_every == 0 and not last:
+                    hooks.save(self.step, self.state_dict())
+                if options.preview_every and self.step % options.preview_every == 0 and not last:
+                    self._with_average(hooks.preview)
         hooks.save(self.step, self.state_dict())
 
     def dry_step(self, batches: Batches) -> None:
         """One step of training, for a dry run."""
-        self._one_step(batches, _Window(self.step))
+        self._one_step(batches, _Window())
 
     def _one_step(self, batches: Batches, window: _Window) -> dict[str, Any]:
         recipe = self._recipe
@@ -151,7 +156,7 @@ class Trainer:
 class _Window:
     """Figures since the last log line."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self) -> None:
         self._started = time.perf_counter()
         self._losses: list[float] = []
         self._passes = 0

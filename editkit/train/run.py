@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
+import signal
+import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -23,13 +26,13 @@ from editkit.evaluate.report import write_report
 from editkit.methods import method_class
 from editkit.methods.protocol import Method
 from editkit.models import METADATA, family
+from editkit.models.precision import check_precision, choose_device, computing, to_channels_last
 from editkit.recipe.load import Source, dump, load_recipe, options, recipe_hash
 from editkit.recipe.schema import Recipe
 from editkit.runs import find_run, new_run_folder
 from editkit.train.batches import BatchSource
 from editkit.train.checkpoint import load_checkpoint, save_checkpoint
 from editkit.train.loop import Hooks, Trainer
-from editkit.train.precision import check_precision, choose_device, computing, to_channels_last
 
 FORMAT = 1
 PACKAGES = ("editkit", "torch", "diffusers", "transformers", "peft", "datasets", "pillow", "numpy")
@@ -149,7 +152,8 @@ def _train(setup: Setup, run: Path, resuming: bool) -> Path:
         preview=lambda step: _preview(setup, run, trainer, record, step),
     )
     try:
-        trainer.run(batches, hooks)
+        with _stopping_on_signals(trainer):
+            trainer.run(batches, hooks)
     except KeyboardInterrupt:
         record.finish("stopped", trainer)
         print(f"\nstopped at step {trainer.step}, saved; go on with --resume {run}")
@@ -159,6 +163,25 @@ def _train(setup: Setup, run: Path, resuming: bool) -> Path:
         raise
     _finish(setup, run, trainer, record)
     return run
+
+
+@contextlib.contextmanager
+def _stopping_on_signals(trainer: Trainer) -> Generator[None, None, None]:
+    """Lets Ctrl-C, and the SIGTERM of a preempted machine, stop the training after the step in hand, with a checkpoint.
+
+    An exception in the middle of an optimiser step would leave half of the weights a step ahead.
+    """
+
+    def ask(number: int, _: object) -> None:
+        trainer.stop_requested = True
+        print("stopping after this step", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _finish(setup: Setup, run: Path, trainer: Trainer, record: _Record) -> None:

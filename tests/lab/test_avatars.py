@@ -97,9 +97,11 @@ def test_train_and_test_share_no_avatar() -> None:
 
 
 def test_no_held_out_phrasing_is_in_the_captions() -> None:
-    openings = ("i want", "let the", "could ", "show ", "drop the", "set the", "exchange the")
+    openings = ("i want", "let the hair", "let everything", "could ", "show ", "drop the", "set the", "exchange the")
     texts = [c for i in range(200) for c in captioned_image(0, "train", i, 16).captions]
     assert not [t for t in texts if t.startswith(openings)]
+    tests = [c for i in range(100) for c in edit_pair(0, "test", i, 16).instructions]
+    assert [t for t in tests if t.startswith(openings)], "the openings are those of held-out phrasings"
 
 
 def test_captions_name_every_visible_attribute() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import torch
 from editkit.build import build
 from editkit.errors import UserError
 from editkit.train.checkpoint import checkpoint_folder, list_checkpoints, load_checkpoint, save_checkpoint
+from editkit.train.loop import Trainer
 from editkit.train.run import check_recipe, train
 
 ROOT = Path(__file__).parents[2]
@@ -112,24 +114,23 @@ def test_a_run_leaves_everything_that_is_promised(recipe: str) -> None:
     assert torch.equal(next(iter(pipeline.unet.parameters())), average[0]), "the averaged weights are exported"
 
 
-def test_a_resumed_run_equals_the_one_that_was_never_stopped(recipe: str) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_and_resumed_run_equals_the_one_that_was_never_stopped(recipe: str, number: signal.Signals) -> None:
     whole = train(recipe, [])
-    import editkit.train.loop as loop
+    original = Trainer._one_step
 
-    stopped_at = 4
-    original = loop.Trainer._one_step
-
-    def interrupted(self: loop.Trainer, *args: object) -> dict:
-        if self.step == stopped_at:
-            raise KeyboardInterrupt
+    def interrupted(self: Trainer, *args: Any) -> dict:
+        if self.step == 3:
+            os.kill(os.getpid(), number)
         return original(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Trainer, "_one_step", interrupted)
+        patch.setattr(Trainer, "_one_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, [])
     stopped = max(Path("runs").iterdir(), key=lambda p: p.stat().st_mtime_ns)
     assert json.loads((stopped / "run.json").read_text())["state"] == "stopped"
+    assert list_checkpoints(stopped)[-1].name == "step-000004", "the step in hand was finished"
     train(recipe, [], resume=stopped.name)
     assert_same_state(stopped, whole)
     assert losses_of(stopped) == losses_of(whole)

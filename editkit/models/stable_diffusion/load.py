@@ -262,7 +262,7 @@ def _new_scheduler(options: SchedulerOptions) -> DDIMScheduler:
         rescale_betas_zero_snr=options.zero_terminal_snr,
         # With a zero terminal SNR the first sampling step must be the last training step (Lin et al. 2024, section 3.3).
         timestep_spacing="trailing" if options.zero_terminal_snr else "leading",
-        steps_offset=0 if options.zero_terminal_snr else 1,
+        steps_offset=1,
         clip_sample=False,
         set_alpha_to_one=False,
     )
