@@ -23,12 +23,15 @@ class Contrastive:
     """Symmetric cross-entropy over the similarities within a batch."""
 
     class Options(Section):
-        """The method has no further keys."""
+        """The further keys of `[method]`."""
+
+        partial_captions: bool = False  # draw any caption instead of the full one: more language, and false negatives
 
     kind = "captioned_images"
 
     def __init__(self, recipe: Recipe, options: Options, parts: ClipParts) -> None:
         self._recipe = recipe
+        self._options = options
         self._parts = parts
         processor = parts.processor
         self._mean = torch.tensor(processor.image_mean).view(1, 3, 1, 1)
@@ -49,7 +52,7 @@ class Contrastive:
         return (example.image.open(),)
 
     def texts_of(self, example: CaptionedImage) -> tuple[str, ...]:
-        return example.captions[:1]  # the full caption; partial ones fit many pictures of a batch
+        return example.captions if self._options.partial_captions else example.captions[:1]
 
     def targets_of(self, example: CaptionedImage) -> Mapping[str, torch.Tensor]:
         return {}

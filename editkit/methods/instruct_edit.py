@@ -17,7 +17,7 @@ from editkit.evaluate.edits import evaluate_editor, write_preview
 from editkit.methods.protocol import Batch, Loss
 from editkit.models.adapters import adapter_parameters, add_lora, save_lora
 from editkit.models.editor import StableDiffusionEditor
-from editkit.models.stable_diffusion.forward import concat_source, draw_latents, encode_texts
+from editkit.models.stable_diffusion.forward import TextStates, concat_source, draw_latents
 from editkit.models.stable_diffusion.load import StableDiffusion
 from editkit.models.surgery import widen_conv_in
 from editkit.recipe.schema import Fraction, Recipe, Section
@@ -46,7 +46,7 @@ class InstructEdit:
             parts.unet.conv_in.requires_grad_(True)  # it has new channels, which no adapter of low rank could learn
         if recipe.train.gradient_checkpointing:
             parts.unet.enable_gradient_checkpointing()
-        self._states: dict[str, torch.Tensor] = {}
+        self._encoded = TextStates(parts)
 
     @property
     def trainable(self) -> nn.Module:
@@ -98,14 +98,6 @@ class InstructEdit:
         if self._options.min_snr_gamma:
             weight = min_snr_weight(scheduler, timesteps, self._options.min_snr_gamma)
         return Loss((weight * error).mean(), {"mse": error.mean().detach()})
-
-    @torch.no_grad()
-    def _encoded(self, texts: Sequence[str]) -> torch.Tensor:
-        """Text states, each text encoded once in a run: the text encoder is frozen."""
-        new = [t for t in dict.fromkeys(texts) if t not in self._states]
-        if new:
-            self._states.update(zip(new, encode_texts(self._parts, new).to("cpu"), strict=True))
-        return torch.stack([self._states[t] for t in texts]).to(self._parts.unet.device)
 
     def _editor(self) -> StableDiffusionEditor:
         sampling = self._recipe.evaluate

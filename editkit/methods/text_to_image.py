@@ -17,7 +17,7 @@ from editkit.diffusion.losses import denoising_target, min_snr_weight
 from editkit.evaluate.judge import load_judge, score_captions
 from editkit.evaluate.pictures import contact_sheet
 from editkit.methods.protocol import Batch, Loss
-from editkit.models.stable_diffusion.forward import draw_latents, encode_texts, sample_latents
+from editkit.models.stable_diffusion.forward import TextStates, draw_latents, sample_latents
 from editkit.models.stable_diffusion.load import StableDiffusion
 from editkit.recipe.schema import Fraction, Recipe, Section
 
@@ -25,14 +25,14 @@ PREVIEW_IMAGES = 24
 
 
 class TextToImage:
-    """Trains the UNet, and by default the text encoder with it; the VAE stays frozen."""
+    """Trains the UNet, and the text encoder with it where it has a rate of its own; the VAE stays frozen."""
 
     class Options(Section):
         """The further keys of `[method]`."""
 
         caption_dropout: Fraction = 0.1  # share of empty captions, for classifier-free guidance
         min_snr_gamma: float = 0.0  # 0 = every noise level counts alike
-        train_text_encoder: bool = True
+        text_encoder_lr: float = 0.0  # 0 = the text encoder is frozen
 
     kind = "captioned_images"
 
@@ -41,8 +41,9 @@ class TextToImage:
         self._options = options
         self._parts = parts
         parts.vae.requires_grad_(False)
-        parts.text_encoder.requires_grad_(options.train_text_encoder)
+        parts.text_encoder.requires_grad_(options.text_encoder_lr > 0)
         self._trainable = nn.ModuleDict({"unet": parts.unet, "text_encoder": parts.text_encoder})
+        self._encoded = TextStates(parts)
         if recipe.train.gradient_checkpointing:
             parts.unet.enable_gradient_checkpointing()
 
@@ -55,7 +56,10 @@ class TextToImage:
         return {"vae": self._parts.vae}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": [p for p in self._trainable.parameters() if p.requires_grad]}]
+        groups: list[dict[str, Any]] = [{"params": list(self._parts.unet.parameters())}]
+        if self._options.text_encoder_lr:
+            groups.append({"params": list(self._parts.text_encoder.parameters()), "lr": self._options.text_encoder_lr})
+        return groups
 
     def images_of(self, example: CaptionedImage) -> Sequence[Image.Image]:
         return (example.image.open(),)
@@ -79,7 +83,7 @@ class TextToImage:
         noisy = scheduler.add_noise(clean, noise, timesteps)
         drops = torch.rand(len(clean), generator=generator) < self._options.caption_dropout
         texts = ["" if drop else text for text, drop in zip(batch["text"], drops.tolist(), strict=True)]
-        states = encode_texts(self._parts, texts)
+        states = self._encoded(texts)
         prediction = self._parts.unet(noisy, timesteps, states).sample.float()
         error = (prediction - denoising_target(scheduler, clean, noise, timesteps)).square().mean(dim=(1, 2, 3))
         weight = torch.ones_like(error)

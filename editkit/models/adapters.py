@@ -53,7 +53,7 @@ def adapter_parameters(network: nn.Module) -> list[nn.Parameter]:
 def save_lora(unet: Any, folder: Path) -> None:
     """Writes the LoRA in diffusers' format, and the first layer beside it: without it the source would not be seen."""
     folder.mkdir(parents=True, exist_ok=True)
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    layers = {k: v.contiguous() for k, v in convert_state_dict_to_diffusers(get_peft_model_state_dict(unet)).items()}
     # Without the configuration a loader takes alpha = rank, and the adapter would have another strength.
     config = {k: sorted(v) if isinstance(v, set) else v for k, v in unet.peft_config["default"].to_dict().items()}
     StableDiffusionInstructPix2PixPipeline.save_lora_weights(folder, unet_lora_layers=layers, unet_lora_adapter_metadata=config)

@@ -228,11 +228,12 @@ def _dry_run(setup: Setup) -> Path:
 
 
 def _identity(recipe: Recipe) -> str:
-    """What a resume must share: everything but how long and how it is watched."""
+    """What a resume must share: everything but how it is watched, and how long it runs where that changes no step."""
+    steps = 1 if recipe.optim.schedule == "constant" else recipe.train.steps
     watched = recipe.model_copy(
         update={
             "train": recipe.train.model_copy(
-                update={"log_every": 1, "save_every": 0, "preview_every": 0, "keep_last": 1, "threads": 0}
+                update={"steps": steps, "log_every": 1, "save_every": 0, "preview_every": 0, "keep_last": 1, "threads": 0}
             ),
             "evaluate": type(recipe.evaluate)(),
         }

@@ -21,6 +21,25 @@ def encode_texts(parts: StableDiffusion, texts: Sequence[str]) -> torch.Tensor:
     return parts.text_encoder(tokens.input_ids.to(parts.text_encoder.device))[0]
 
 
+class TextStates:
+    """Encoded texts for training: with a frozen text encoder every text is encoded once in a run."""
+
+    def __init__(self, parts: StableDiffusion) -> None:
+        self._parts = parts
+        self._frozen = not any(p.requires_grad for p in parts.text_encoder.parameters())
+        self._known: dict[str, torch.Tensor] = {}
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """States (batch, tokens, width) on the UNet's device."""
+        if not self._frozen:
+            return encode_texts(self._parts, texts)
+        new = [t for t in dict.fromkeys(texts) if t not in self._known]
+        if new:
+            with torch.no_grad():
+                self._known.update(zip(new, encode_texts(self._parts, new).cpu(), strict=True))
+        return torch.stack([self._known[t] for t in texts]).to(self._parts.unet.device)
+
+
 def draw_latents(mean: torch.Tensor, std: torch.Tensor, scaling_factor: float, generator: torch.Generator) -> torch.Tensor:
     """A sample of the VAE's posterior, multiplied by its scaling factor: what is noised."""
     noise = torch.randn(mean.shape, generator=generator).to(mean)

@@ -67,6 +67,7 @@ class SchedulerOptions(Section):
 class Options(Section):
     """A part that has a table is made anew; the others come from `model.base`."""
 
+    text_from: str = ""  # a CLIP whose tokenizer and text tower are taken instead of the base's
     vae: VaeOptions | None = None
     tokenizer: TokenizerOptions | None = None
     text_encoder: TextEncoderOptions | None = None
@@ -167,6 +168,8 @@ def load(base: str, options: Options, texts: Callable[[], Iterable[str]] | None 
     parts = StableDiffusion(base)
     if base:
         _load_parts(parts, locate_model(base))
+    if options.text_from:
+        _load_text_tower(parts, locate_model(options.text_from))
     if options.vae:
         parts.put("vae", _new_vae(options.vae))
     if options.tokenizer:
@@ -197,6 +200,14 @@ def _load_parts(parts: StableDiffusion, folder: Path) -> None:
             parts.put(name, kind.from_pretrained(folder / name, **({precision: torch.float32} if precision else {})))
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"{folder / name}: cannot be loaded as {kind.__name__}: {str(error).splitlines()[0]}") from error
+
+
+def _load_text_tower(parts: StableDiffusion, folder: Path) -> None:
+    try:
+        parts.put("tokenizer", CLIPTokenizer.from_pretrained(folder))
+        parts.put("text_encoder", CLIPTextModel.from_pretrained(folder, dtype=torch.float32))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: cannot be loaded as a CLIP: {str(error).splitlines()[0]}") from error
 
 
 def _new_vae(options: VaeOptions) -> AutoencoderKL:
