@@ -1,33 +1,37 @@
-# Two commands: make train, make test. Everything else is for those who work on editkit.
-export PYTHONDONTWRITEBYTECODE=
-PY := .venv/bin/python
+# make train and make test are all that a newcomer needs; both set up .venv first, and again when what they need has changed.
+export PYTHON PYTHONDONTWRITEBYTECODE=
+BIN := .venv/bin
 INPUTS := pyproject.toml constraints.txt scripts/setup.sh
 
-.PHONY: train test lint types demo clean
+.PHONY: help train test lint types demo clean
 
-train: .venv/.ready
-	.venv/bin/editkit train recipes/instructpix2pix.toml
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
 
-test: .venv/.ready-dev
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadscope
+train: .venv/.ready ## train the default recipe and judge its edits
+	$(BIN)/editkit train recipes/instructpix2pix.toml
+	@echo 'next: make demo RUN=latest'
 
-lint: .venv/.ready-dev
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
+test: .venv/.ready-dev ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
-types: .venv/.ready-dev
-	.venv/bin/ty check
+lint: .venv/.ready-dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
-demo: .venv/.ready-dev
-	.venv/bin/editkit demo edit
+types: .venv/.ready-dev ## ty: types of editkit and apps
+	$(BIN)/ty check
 
-clean:
-	rm -rf .venv runs data .pytest_cache .ruff_cache .hypothesis
+demo: .venv/.ready ## try an editor in the browser: the shipped one, or RUN=latest
+	$(BIN)/editkit demo edit $(if $(RUN),--run $(RUN))
+
+clean: ## remove .venv and caches; runs/ and data/ stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
 
 .venv/.ready: $(INPUTS)
-	PYTHON="$(PYTHON)" ./scripts/setup.sh
+	./scripts/setup.sh demo
 	@touch $@
 
 .venv/.ready-dev: $(INPUTS)
-	PYTHON="$(PYTHON)" ./scripts/setup.sh dev
+	./scripts/setup.sh dev
 	@touch $@ .venv/.ready

@@ -28,7 +28,8 @@ seed = 3
 """
 SMALL = [
     "train.steps=3", "train.batch_size=4", "train.accumulate=1", "train.log_every=1", "train.save_every=2",
-    "train.preview_every=2", "train.precision=fp32", "evaluate.pairs=4", "evaluate.preview_pairs=4", "evaluate.steps=2", "optim.warmup=1",
+    "train.preview_every=2", "train.precision=fp32", "evaluate.pairs=4", "evaluate.preview_pairs=4",
+    "evaluate.steps=2", "optim.warmup=1",
 ]  # fmt: skip
 
 
