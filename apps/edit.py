@@ -68,8 +68,8 @@ class Made:
     @property
     def settings(self) -> str:
         """The numbers, in words; lines break between them only."""
-        words = f"text {self.text_guidance:g}|image {self.image_guidance:g}|{self.steps} steps|seed {self.seed}"
-        return words.replace(" ", "\N{NO-BREAK SPACE}").replace("|", " · ")
+        words = f"text {self.text_guidance:g},image {self.image_guidance:g},{self.steps} steps,seed {self.seed}"
+        return words.replace(" ", "\N{NO-BREAK SPACE}").replace(",", ", ")
 
 
 class Desk:
@@ -86,7 +86,7 @@ class Desk:
         try:
             return _save(self._square(Picture(path=path, label=Path(path).name).open()), Path(path).stem)
         except PictureError as error:
-            gr.Warning(f"{error}. Choose another picture.", title="This picture cannot be used", duration=8)
+            gr.Warning(f"{error}. Choose another picture.", duration=8)
             return None
 
     def edit(
@@ -100,7 +100,7 @@ class Desk:
         history: list[Made],
         progress: gr.Progress = PROGRESS,
     ) -> tuple[Any, ...]:
-        """Edits the picture; returns what `_shown` does, and the history with the new edit in front."""
+        """Edits the picture; returns what `_shown` does, and the history with the new edit in front, in three forms."""
         source = self._source(path, instruction)
         started = time.perf_counter()
         edited = self._editor.edit(
@@ -118,9 +118,8 @@ class Desk:
             _save(edited, instruction),
         )  # fmt: skip
         history = [made, *history][:KEPT]
-        gallery = gr.Gallery([(m.result, f"{m.instruction}\n{m.settings}") for m in history], selected_index=None)
-        archive = gr.DownloadButton(value=_archive(history), interactive=True)
-        return *_shown(made, f"{seconds:.1f} s"), gallery, archive, history
+        gallery = [(m.result, f"{m.instruction}\n{m.settings}") for m in history]
+        return *_shown(made, f"{seconds:.1f} s"), gallery, _archive(history), history
 
     def grid(
         self,
@@ -196,21 +195,13 @@ def _archive(history: Sequence[Made]) -> str:
 
 
 def _shown(made: Made, remark: str = "") -> tuple[Any, ...]:
-    """Before and after, the line below them, the download, the way on, and the edit itself."""
-    line = " · ".join(filter(None, [made.settings, remark]))
-    download = gr.DownloadButton(value=made.result, interactive=True)
-    return (made.source, made.result), line, download, gr.Button(interactive=True), made
+    """Before and after, the line below them, the download, and the edit itself."""
+    return (made.source, made.result), ", ".join(filter(None, [made.settings, remark])), made.result, made
 
 
 def _restore(history: list[Made], event: gr.SelectData) -> tuple[Any, ...]:
     made = history[event.index]
     return *made.inputs, *_shown(made)
-
-
-def _go_on(made: Made | None) -> str:
-    if made is None:
-        raise refusal("There is no result yet; edit a picture first.")
-    return made.result
 
 
 def build_demo(editor: Editor, *, examples: Sequence[EditPair] = ()) -> gr.Blocks:
@@ -231,7 +222,7 @@ def build_demo(editor: Editor, *, examples: Sequence[EditPair] = ()) -> gr.Block
                 _answer(desk, inputs, triggers)
         with gr.Accordion("Guidance grid", open=False, elem_id="grid-box"):
             gr.Markdown("The same edit with less and more of both guidances. Rows: image; columns: text.", elem_classes="quiet")
-            draw = gr.Button("Draw the grid around the chosen values", elem_id="draw-grid")
+            draw = gr.Button("Draw the grid around the chosen values", size="md", elem_id="draw-grid")
             grid = gr.Image(
                 format="png", show_label=False, interactive=False, buttons=["download", "fullscreen"],
                 elem_id="grid", elem_classes="wide",
@@ -278,7 +269,7 @@ def _ask(desk: Desk, defaults: dict[str, Any], examples: Sequence[EditPair]) -> 
         steps = gr.Slider(
             1, max(50, defaults["steps"]), defaults["steps"], step=1, label="Steps", min_width=120, elem_id="steps"
         )
-        new_seed = gr.Button("New seed", size="sm", elem_id="new-seed", render=False)
+        new_seed = gr.Button("New seed", size="sm", render=False)
         seed = gr.Number(
             0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, buttons=[new_seed], min_width=120, elem_id="seed"
         )
@@ -295,18 +286,24 @@ def _answer(desk: Desk, inputs: list[gr.Component], triggers: list[Any]) -> None
     )  # fmt: skip
     line = gr.Markdown("The edit will stand here.", elem_id="line", elem_classes="quiet")
     with gr.Row():
-        go_on = gr.Button("Use as the next picture", size="md", min_width=140, interactive=False, elem_id="go-on")
+        go_on = gr.Button("Use as next picture", size="md", min_width=140, interactive=False, elem_id="go-on")
         download = gr.DownloadButton("Download PNG", size="md", min_width=140, interactive=False, elem_id="download")
     gallery = gr.Gallery(
         label="History: pick one to go back to it", columns=5, height="auto", allow_preview=False, fit_columns=False,
-        buttons=[], interactive=False, elem_id="history", elem_classes="captions",
+        buttons=[], interactive=False, visible=False, elem_id="history", elem_classes="captions",
     )  # fmt: skip
-    archive = gr.DownloadButton("Download the history (zip)", size="sm", interactive=False, elem_id="archive")
-    view = [slider, line, download, go_on, shown]
+    archive = gr.DownloadButton("Download the history (zip)", size="sm", visible=False, elem_id="archive")
+    view = [slider, line, download, shown]
     made = [*view, gallery, archive, history]
-    gr.on(triggers, desk.edit, [*inputs, history], made, show_progress_on=slider, js=TO_RESULT, api_name="edit", **MODEL)
+    edited = gr.on(
+        triggers, desk.edit, [*inputs, history], made, show_progress_on=slider, js=TO_RESULT, api_name="edit", **MODEL
+    )
+    edited.success(
+        lambda: (gr.Button(interactive=True), gr.Button(interactive=True), gr.Gallery(visible=True), gr.Button(visible=True)),
+        None, [go_on, download, gallery, archive], api_visibility="private",
+    )  # fmt: skip
     gallery.select(_restore, history, [*inputs, *view], api_visibility="private")
-    go_on.click(_go_on, shown, inputs[0], api_visibility="private")
+    go_on.click(lambda made: made.result, shown, inputs[0], api_visibility="private")
 
 
 def launch(run: str | None, host: str = "127.0.0.1", port: int = 7860) -> None:

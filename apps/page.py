@@ -10,6 +10,7 @@ import atexit
 import os
 import re
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -61,8 +62,11 @@ label[data-testid="block-label"] > span, .thumbs .label svg, .chips .label svg {
     position: static; display: block; max-width: none; white-space: pre-line; text-align: left; padding: 6px 8px; border: 0;
     font-size: 0.72rem; line-height: 1.35; background: none; color: var(--body-text-color-subdued);
 }
-.wide { overflow-x: auto !important; }
+.wide .image-container { overflow-x: auto; width: 0; min-width: 100% !important; }
+.wide .image-frame, .wide button:has(img) { justify-content: safe center; }
 .wide img { min-width: 620px; }
+[data-testid="status-tracker"]:has(> .error) { display: none !important; }
+#result { min-height: 380px; }
 .dark input[type="range"] { --neutral-200: var(--neutral-700); }
 @media (max-width: 640px) { .gradio-container > .main { padding: 18px 12px 32px !important; } }
 """
@@ -80,6 +84,8 @@ def theme() -> gr.Theme:
     return look.set(
         body_background_fill="*neutral_50",
         body_background_fill_dark="*neutral_950",
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
         block_background_fill="white",
         block_background_fill_dark="*neutral_900",
         block_border_color="*neutral_200",
@@ -98,7 +104,7 @@ def theme() -> gr.Theme:
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_background_fill_hover_dark="*primary_700",
         button_primary_text_color="white",
         button_secondary_background_fill="white",
         button_secondary_background_fill_hover="*neutral_100",
@@ -144,7 +150,7 @@ class _NoRemoteFiles:
 
 def refusal(message: str) -> gr.Error:
     """A message for the visitor, who can do something about it; nothing goes to the log."""
-    return gr.Error(message, title="That did not work", duration=8, print_exception=False)
+    return gr.Error(message, duration=8, print_exception=False)
 
 
 def serve(page: gr.Blocks, host: str, port: int, *, block: bool = True) -> str:
@@ -180,9 +186,10 @@ def serve(page: gr.Blocks, host: str, port: int, *, block: bool = True) -> str:
             quiet=True,
             prevent_thread_lock=True,
         )
-    except OSError as error:
-        raise UserError(f"found {host}:{port} in use or not ours to use; choose another with --port or --host") from error
+    except (OSError, OverflowError) as error:
+        raise UserError(f"found {host}:{port} in use or impossible; choose another with --port or --host") from error
     if block:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended empties the folder as Ctrl-C does
         print(f"{url} (Ctrl-C ends)", flush=True)
         page.block_thread()
     return url

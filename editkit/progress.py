@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere, nothing where quiet is set."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from collections.abc import Generator
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
+from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_OF_RATE = 300.0  # what the rate of the bar is taken over; a step of a large model may last a minute
 
 
 class Bar(Protocol):
@@ -25,7 +28,7 @@ class Bar(Protocol):
 
 @contextlib.contextmanager
 def progress(total: int, label: str, done: int = 0) -> Generator[Bar, None, None]:
-    """Shows how far work has come, how fast it is and how long it still takes.
+    """Shows how far work has come, how fast it is and how long it still takes, on stderr.
 
     Args:
         total: units of work.
@@ -51,20 +54,20 @@ class _Lines:
     def __init__(self, total: int, label: str, done: int) -> None:
         self._total, self._label = total, label
         self._first = self._done = done
-        self._started = time.monotonic()
-        self._last = self._started
+        self._last = self._started = time.monotonic()
 
     def advance(self, n: int = 1, **fields: str) -> None:
+        finishing = self._done < self._total <= self._done + n
         self._done += n
         now = time.monotonic()
-        if now - self._last < SECONDS_BETWEEN_LINES and self._done < self._total:
+        if now - self._last < SECONDS_BETWEEN_LINES and not finishing:
             return
         self._last = now
-        rate = (self._done - self._first) / max(now - self._started, 1e-9)
-        left = (self._total - self._done) / rate if rate else float("inf")
-        shown = "".join(f"  {k} {v}" for k, v in fields.items())
-        line = f"{self._label}: {self._done}/{self._total}  {rate:.1f}/s  {_clock(left)} left{shown}"
-        print(line, file=sys.stderr, flush=True)
+        elapsed = now - self._started
+        speed = (self._done - self._first) / max(elapsed, 1e-9)
+        times = f"{_clock(elapsed)} gone, {_clock(_left(self._total - self._done, speed))} left"
+        parts = [f"{self._label}: {self._done}/{self._total}", _rate(speed), times, *_shown(fields)]
+        print("  ".join(parts), file=sys.stderr, flush=True)
 
 
 class _OnTerminal:
@@ -73,17 +76,55 @@ class _OnTerminal:
         self._task = bars.add_task(label, total=total, completed=done, shown="")
 
     def advance(self, n: int = 1, **fields: str) -> None:
-        shown = "  ".join(f"{k} {v}" for k, v in fields.items())
-        self._bars.update(self._task, advance=n, shown=shown)
+        self._bars.update(self._task, advance=n, shown="  ".join(_shown(fields)))
+
+
+class _Label(ProgressColumn):
+    """The only column that gives way where the terminal is narrow, besides the bar."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.description, no_wrap=True, overflow="ellipsis")
+
+
+class _Times(ProgressColumn):
+    """Rate, time gone and time left."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed or 0.0
+        left = _left(int(task.remaining or 0), speed)
+        return Text(f"{_rate(speed)}  {_clock(task.elapsed or 0.0)} · {_clock(left)} left", style="cyan")
 
 
 def _on_terminal(total: int, label: str, done: int) -> Generator[Bar, None, None]:
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), TextColumn("{task.fields[shown]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+        _Label(),
+        BarColumn(None),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        _Times(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[shown]}", markup=False),
+    )
+    # What the work prints to stdout stays there where it goes into a file.
+    with Progress(
+        *columns,
+        console=Console(stderr=True),
+        expand=True,
+        redirect_stdout=sys.stdout.isatty(),
+        speed_estimate_period=SECONDS_OF_RATE,
+    ) as bars:
         yield _OnTerminal(bars, total, label, done)
+
+
+def _shown(fields: dict[str, str]) -> list[str]:
+    return [f"{name.replace('_', '/')} {value}" for name, value in fields.items()]
+
+
+def _left(units: int, speed: float) -> float:
+    return units / speed if speed else float("inf")
+
+
+def _rate(speed: float) -> str:
+    """Units a second, or seconds a unit where that is more."""
+    return f"{speed:.1f}/s" if speed >= 1 or not speed else f"{1 / speed:.1f} s each"
 
 
 def _clock(seconds: float) -> str:

@@ -1,15 +1,20 @@
-"""Pictures to look at: contact sheets, before/edit/after rows, guidance grids. Small pictures are enlarged pixel by pixel."""
+"""Pictures to look at: contact sheets, rows of source, edit and target, guidance grids; enlarged pixel by pixel."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from PIL import Image, ImageDraw, ImageFont
 
-_MARGIN = 6
-_FONT_SIZE = 12
-_INK = "#1f2430"
-_PAPER = "#ffffff"
+_INK, _SOFT, _PAPER = "#1f2430", "#5f6878", "#f5f4f1"
+_SMALLEST_TEXT = 13  # px
+_SHOWN_WIDTH = 1100  # px that a wide sheet is likely to be shown at; its text grows so that it can be read there
+_GAP = 3  # px between pictures that belong together
+_GROUPS = 3  # examples beside each other in a triptych
+_ROLES = ("source", "edit", "target")
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def enlarge(image: Image.Image, scale: int) -> Image.Image:
@@ -17,15 +22,16 @@ def enlarge(image: Image.Image, scale: int) -> Image.Image:
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
-def wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """Breaks a text into lines of at most `width` px; a word that is longer stands alone."""
+def wrap(text: str, width: int, font: Font) -> list[str]:
+    """Breaks a text into lines of at most `width` px, between words, and within a word only where it is longer than a line."""
     lines: list[str] = []
     for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
+        pieces = _pieces(word, width, font)
+        longer = f"{lines[-1]} {pieces[0]}" if lines else pieces[0]
         if lines and font.getlength(longer) <= width:
             lines[-1] = longer
-        else:
-            lines.append(word)
+            pieces = pieces[1:]
+        lines += pieces
     return lines
 
 
@@ -37,46 +43,43 @@ def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], column
         captions: one a picture, wrapped to the cell's width.
         columns: cells a row.
         scale: whole-number enlargement.
+
+    Raises:
+        ValueError: no pictures, or not one caption for each.
     """
-    font = ImageFont.load_default(_FONT_SIZE)
-    cell_w = max(i.width for i in images) * scale
-    cell_h = max(i.height for i in images) * scale
-    texts = [wrap(c, cell_w, font) for c in captions]
-    line_h = _FONT_SIZE + 3
+    if not images or len(images) != len(captions):
+        raise ValueError(f"{len(images)} pictures and {len(captions)} captions")
+    large = [enlarge(image, scale) for image in images]
     columns = min(columns, len(images))
-    rows = [range(start, min(start + columns, len(images))) for start in range(0, len(images), columns)]
-    heights = [cell_h + line_h * max(len(texts[i]) for i in row) + 2 * _MARGIN for row in rows]
-    sheet = Image.new("RGB", (columns * (cell_w + _MARGIN) + _MARGIN, sum(heights) + _MARGIN), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    top = _MARGIN
-    for row, height in zip(rows, heights, strict=True):
-        for column, i in enumerate(row):
-            left = _MARGIN + column * (cell_w + _MARGIN)
-            sheet.paste(enlarge(images[i], scale), (left, top))
-            for k, line in enumerate(texts[i]):
-                draw.text((left, top + cell_h + 2 + k * line_h), line, fill=_INK, font=font)
-        top += height
-    return sheet
+    cell = max(i.width for i in large)
+    font = _font(columns * cell)
+    cells = [_labelled(image, caption, cell, font) for image, caption in zip(large, captions, strict=True)]
+    return _beneath([_beside(cells[i : i + columns], _margin(font)) for i in range(0, len(cells), columns)], font)
 
 
-def triptych(rows: Sequence[tuple[Image.Image, Image.Image, Image.Image, str]], scale: int = 2) -> Image.Image:
-    """Rows of source, edit and target, two examples beside each other, each with its instruction."""
-    font = ImageFont.load_default(_FONT_SIZE)
-    groups = []
-    for source, edit, target, caption in rows:
-        panels = [enlarge(image, scale) for image in (source, edit, target)]
-        width = sum(p.width for p in panels) + 2 * 2
-        lines = wrap(caption, width, font)
-        group = Image.new("RGB", (width, panels[0].height + (_FONT_SIZE + 3) * max(2, len(lines)) + 2), _PAPER)
-        left = 0
-        for panel in panels:
-            group.paste(panel, (left, 0))
-            left += panel.width + 2
-        draw = ImageDraw.Draw(group)
-        for k, line in enumerate(lines):
-            draw.text((0, panels[0].height + 2 + k * (_FONT_SIZE + 3)), line, fill=_INK, font=font)
-        groups.append(group)
-    return contact_sheet(groups, [""] * len(groups), columns=3)
+def triptych(
+    rows: Sequence[tuple[Image.Image, Image.Image, Image.Image, str]], *, scale: int = 2, columns: int = _GROUPS
+) -> Image.Image:
+    """Source, edit and target of some examples, `columns` examples beside each other, each with its instruction below.
+
+    Args:
+        rows: (source, edit, target, instruction), at least one; the pictures of a row have one size.
+        scale: whole-number enlargement.
+        columns: examples a line.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if not rows:
+        raise ValueError("no rows to show")
+    panels = [[enlarge(image, scale) for image in row[:3]] for row in rows]
+    columns = min(columns, len(rows))
+    width = max(sum(p.width for p in trio) + 2 * _GAP for trio in panels)
+    font = _font(columns * width)
+    groups = [_labelled(_beside(trio, _GAP), row[3], width, font) for trio, row in zip(panels, rows, strict=True)]
+    heading = _beside([_heading([p.width + _GAP for p in panels[0]], width, font)] * columns, 2 * _margin(font))
+    lines = [_beside(groups[i : i + columns], 2 * _margin(font)) for i in range(0, len(groups), columns)]
+    return _beneath([heading, *lines], font)
 
 
 def guidance_grid(
@@ -85,15 +88,109 @@ def guidance_grid(
     image_scales: Sequence[float],
     source: Image.Image,
     instruction: str,
+    *,
     scale: int = 2,
 ) -> Image.Image:
-    """Edits of one source, a row for every image guidance and a column for every text guidance, the source in front."""
-    cells = [source, *[Image.new("RGB", source.size, _PAPER)] * (len(image_scales) - 1)]
-    flat, captions = [], []
-    for row, image_scale in enumerate(image_scales):
-        flat.append(cells[row])
-        captions.append(instruction if row == 0 else "")
-        for column, text_scale in enumerate(text_scales):
-            flat.append(images[row][column])
-            captions.append(f"text {text_scale:g}, image {image_scale:g}")
-    return contact_sheet(flat, captions, columns=len(text_scales) + 1, scale=scale)
+    """Edits of one source: text guidance to the right, image guidance downwards, the source and what was asked in front.
+
+    Args:
+        images: `images[row][column]` drawn with `image_scales[row]` and `text_scales[column]`, all of one size.
+        text_scales: one a column.
+        image_scales: one a row.
+        source: the picture that was edited.
+        instruction: what was asked.
+        scale: whole-number enlargement.
+
+    Raises:
+        ValueError: the pictures are not as many as the scales.
+    """
+    if not images or len(images) != len(image_scales) or {len(row) for row in images} != {len(text_scales)}:
+        raise ValueError(f"{[len(row) for row in images]} pictures for {len(image_scales)} rows of {len(text_scales)}")
+    cells = [[enlarge(image, scale) for image in row] for row in images]
+    shown = enlarge(source, scale)
+    cell_w, cell_h = cells[0][0].size
+    font = _font((len(text_scales) + 1) * max(cell_w, shown.width))
+    margin, line = _margin(font), _line(font)
+    side = _labelled(shown, instruction, shown.width, font)
+    labels = [f"image {value:g}" for value in image_scales]
+    left = side.width + 4 * margin + max(round(font.getlength(label)) for label in labels)
+    top = margin + line
+    height = max(top + len(cells) * (cell_h + _GAP), top + side.height)
+    sheet = Image.new("RGB", (left + len(text_scales) * (cell_w + _GAP) + margin, height + margin), _PAPER)
+    sheet.paste(side, (margin, top))
+    draw = ImageDraw.Draw(sheet)
+    write = partial(draw.text, fill=_SOFT, font=font)
+    for column, value in enumerate(text_scales):
+        write((left + column * (cell_w + _GAP) + cell_w // 2, top - margin // 2), f"text {value:g}", anchor="ms")
+    for row, (label, pictures) in enumerate(zip(labels, cells, strict=True)):
+        down = top + row * (cell_h + _GAP)
+        write((left - margin, down + cell_h // 2), label, anchor="rm")
+        for column, picture in enumerate(pictures):
+            sheet.paste(picture, (left + column * (cell_w + _GAP), down))
+    return sheet
+
+
+def _font(width: int) -> Font:
+    """A font for a sheet with pictures `width` px wide."""
+    return ImageFont.load_default(max(_SMALLEST_TEXT, round(_SMALLEST_TEXT * width / _SHOWN_WIDTH)))
+
+
+def _line(font: Font) -> int:
+    _, top, _, bottom = font.getbbox("Äg")
+    return round(1.35 * (bottom - top))
+
+
+def _margin(font: Font) -> int:
+    return _line(font) // 2
+
+
+def _pieces(word: str, width: int, font: Font) -> list[str]:
+    """A word cut so that each piece fits; the word itself where it does."""
+    pieces = [""]
+    for letter in word:
+        if pieces[-1] and font.getlength(pieces[-1] + letter) > width:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces
+
+
+def _labelled(image: Image.Image, caption: str, width: int, font: Font) -> Image.Image:
+    """The picture with its caption below."""
+    lines, line = wrap(caption, width, font), _line(font)
+    cell = Image.new("RGB", (width, image.height + (len(lines) * line + line // 3 if lines else 0)), _PAPER)
+    cell.paste(image, (0, 0))
+    draw = ImageDraw.Draw(cell)
+    for k, text in enumerate(lines):
+        draw.text((0, image.height + line // 4 + k * line), text, fill=_INK, font=font)
+    return cell
+
+
+def _heading(widths: Sequence[int], width: int, font: Font) -> Image.Image:
+    """The words source, edit and target above their pictures."""
+    cell = Image.new("RGB", (width, _line(font)), _PAPER)
+    left = 0
+    for role, step in zip(_ROLES, widths, strict=True):
+        ImageDraw.Draw(cell).text((left, 0), role, fill=_SOFT, font=font)
+        left += step
+    return cell
+
+
+def _beside(cells: Sequence[Image.Image], gap: int) -> Image.Image:
+    row = Image.new("RGB", (sum(c.width + gap for c in cells) - gap, max(c.height for c in cells)), _PAPER)
+    left = 0
+    for cell in cells:
+        row.paste(cell, (left, 0))
+        left += cell.width + gap
+    return row
+
+
+def _beneath(rows: Sequence[Image.Image], font: Font) -> Image.Image:
+    """Rows below each other with a margin around."""
+    margin = _margin(font)
+    size = (max(r.width for r in rows) + 2 * margin, sum(r.height + margin for r in rows) + margin)
+    sheet = Image.new("RGB", size, _PAPER)
+    top = margin
+    for row in rows:
+        sheet.paste(row, (margin, top))
+        top += row.height + margin
+    return sheet

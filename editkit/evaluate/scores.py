@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 FIGURES = {
     "followed": "followed",
@@ -22,7 +22,7 @@ BASELINES = {"do_nothing": "do nothing", "ignore_source": "ignore the source"}
 
 def figure(name: str, value: Any) -> str:
     """A score as text: shares in percent, decibels with their unit."""
-    if value is None:
+    if value is None or value != value:  # NaN: nothing to take the mean of
         return "-"
     if name in ("accuracy", "worst"):  # of judges, where the second decimal is what is left to see
         return f"{100 * value:.2f} %"
@@ -46,12 +46,14 @@ def print_scores(result: Mapping[str, Any]) -> None:
                 table.add_row(name, figure(name, value))
         console.print(table)
         return
-    table = Table("", *FIGURES.values())
-    rows = {"this run": scores, **{BASELINES[k]: v for k, v in result.get("baselines", {}).items()}}
-    for label, row in rows.items():
-        table.add_row(label, *(figure(k, row.get(k)) for k in FIGURES))
+    columns = {"this run": scores, **{BASELINES.get(k, k): v for k, v in result.get("baselines", {}).items()}}
+    table = Table("score", *(Column(label, justify="right") for label in columns))
+    for name, label in FIGURES.items():
+        table.add_row(label, *(figure(name, column.get(name)) for column in columns.values()))
     console.print(table)
-    kinds = Table("kind of edit", "followed", "kept", "outside L1", "n")
-    for name, row in scores["by_category"].items():
-        kinds.add_row(name, *(figure(k, row[k]) for k in ("followed", "kept", "outside_l1", "n")))
-    console.print(kinds)
+    shown = ("followed", "kept", "outside_l1", "n")
+    kinds = Table("kind of edit", *(Column(FIGURES[k], justify="right") for k in shown))
+    for name, row in scores.get("by_category", {}).items():
+        kinds.add_row(name or "all", *(figure(k, row.get(k)) for k in shown))
+    if kinds.row_count:
+        console.print(kinds)

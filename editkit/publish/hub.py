@@ -2,95 +2,132 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
 
 from editkit.errors import UserError
-from editkit.publish.card import write_model_card
-from editkit.runs import find_run
+from editkit.models import METADATA
+from editkit.publish.card import write_card
+from editkit.publish.export import FinishedRun, read_run, stage_files
 
-REPO = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
-T = TypeVar("T")
+HUBS_OWN = ".gitattributes"  # in every repository that the Hub makes
+REASONS = {
+    401: 'the token is not valid; run "hf auth login" again, or set another HF_TOKEN',
+    403: "the token may not write there; use one with write access, or a name under your own account",
+    404: "the repository or its owner does not exist",
+}
 
 
-def publish(run: str, repo: str, *, private: bool = False, dry_run: bool = False, endpoint: str | None = None) -> str:
-    """Uploads a run's model or adapter with its card.
+def publish(run: str, repo: str, *, private: bool = False, dry_run: bool = False) -> str:
+    """Uploads a run's model or adapter with its card, as one commit: all of it arrives, or nothing.
+
+    The Hub is the one of `HF_ENDPOINT`, and the token that of `HF_TOKEN` or of `hf auth login`.
 
     Args:
         run: a run folder, its name, or "latest".
-        repo: "user/name".
+        repo: "user/name"; a repository that editkit published before is replaced, any other one is left alone.
         private: make the repository private.
-        dry_run: write the folder that would be uploaded, and upload nothing.
-        endpoint: the Hub's address; None = `HF_ENDPOINT`, or the public one.
+        dry_run: write the folder that would be uploaded, say what is in it, and ask nobody.
 
     Returns:
-        The address of the commit, or the folder of a dry run.
+        The address of the repository, or the folder of a dry run.
 
     Raises:
         UserError: nothing to publish, a bad name, no token, no right, or no connection. The token is never part of a message.
     """
-    folder = find_run(run)
-    if not REPO.match(repo):
-        raise UserError(f'--repo: found "{repo}"; expected USER/NAME in letters, digits, ".", "_" and "-"')
-    what = _weights(folder)
+    finished = read_run(run)
+    _check_name(repo)
     if dry_run:
-        staging = folder / "publish"
+        staging = finished.folder / "publish"
         shutil.rmtree(staging, ignore_errors=True)
-        stage(folder, what, repo, staging)
+        for path in stage(finished, repo, staging):
+            print(f"{path.stat().st_size:>12,}  {path.relative_to(staging)}")
         return str(staging)
+    token = _token()
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/"), token=token)
+    # Beside the weights, which may be larger than what fits into the system's folder for temporary files.
+    with tempfile.TemporaryDirectory(dir=finished.folder, prefix=".publish-") as temporary:
+        staging = Path(temporary) / "upload"
+        files = stage(finished, repo, staging)
+        _refuse_secret(files, token)
+        with _asking(api.endpoint, f'"{repo}" was not made'):
+            url = api.create_repo(repo, private=private or None, exist_ok=True)
+        with _asking(api.endpoint, f'nothing was written to "{repo}"'):
+            there = _files_there(api.model_info(repo), repo, private)
+            added = {str(path.relative_to(staging)): path for path in files}
+            size = sum(path.stat().st_size for path in files)
+            print(f"uploading {len(added)} files, {size / 1e6:.1f} MB, to {url}", file=sys.stderr)
+            api.create_commit(
+                repo,
+                [CommitOperationDelete(name) for name in sorted(there - added.keys())]
+                + [CommitOperationAdd(name, path) for name, path in added.items()],
+                commit_message=f"editkit publish {finished.folder.name}",
+            )
+    return str(url)
+
+
+def stage(run: FinishedRun, repo: str, staging: Path) -> list[Path]:
+    """Puts everything that goes up into `staging`: weights with their metadata, recipe, samples, card; returns the files."""
+    stage_files(run, staging)
+    write_card(run, repo, staging)
+    return sorted(path for path in staging.rglob("*") if path.is_file())
+
+
+def _check_name(repo: str) -> None:
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f'--repo: found "{repo}"; expected USER/NAME: {str(error).splitlines()[0]}') from None
+    if "/" not in repo:
+        raise UserError(f'--repo: found "{repo}"; expected USER/NAME, such as me/{repo}')
+
+
+def _token() -> str:
     token = get_token()
     if token is None:
         raise UserError('found no token for the Hub; run "hf auth login", or set HF_TOKEN')
-    api = HfApi(endpoint=endpoint or constants.ENDPOINT, token=token)
-    with tempfile.TemporaryDirectory() as temporary:
-        staging = Path(temporary) / "upload"
-        stage(folder, what, repo, staging)
-        _asked(repo, api.endpoint, lambda: api.create_repo(repo, private=private, exist_ok=True))
-        commit = _asked(
-            repo, api.endpoint,
-            lambda: api.upload_folder(repo_id=repo, folder_path=staging, commit_message=f"editkit publish {folder.name}"),
-        )  # fmt: skip
-    return str(commit.commit_url)
+    if not re.fullmatch(r"[!-~]+", token):  # the HTTP library would name the character, and with it a piece of the token
+        raise UserError("the token for the Hub holds characters that no token has; copy it anew")
+    return token
 
 
-def stage(folder: Path, what: Path, repo: str, staging: Path) -> None:
-    """Puts everything that goes up into `staging`: weights with their metadata, recipe, samples, card."""
-    shutil.copytree(what, staging)
-    shutil.copy(folder / "recipe.toml", staging / "recipe.toml")
-    write_model_card(folder, repo, staging)
+def _refuse_secret(files: list[Path], token: str) -> None:
+    """A recipe may hold what was pasted into it; weights cannot."""
+    for path in files:
+        if path.suffix in (".json", ".md", ".toml", ".txt") and token in path.read_text(encoding="utf-8"):
+            raise UserError(f"{path.name} holds your token for the Hub; take it out of the run, nothing was published")
 
 
-def _weights(folder: Path) -> Path:
-    for name in ("adapter", "model"):
-        if (folder / name).is_dir():
-            return folder / name
-    raise UserError(
-        f"{folder}: found neither model/ nor adapter/; the run has not come to its end, so there is nothing to publish"
-    )
+def _files_there(info: ModelInfo, repo: str, private: bool) -> set[str]:
+    """The files that the upload replaces, if they are ours to replace."""
+    there = {file.rfilename for file in info.siblings or ()} - {HUBS_OWN}
+    if there and METADATA not in there:
+        raise UserError(f'--repo: "{repo}" is taken by something that editkit did not publish; choose another name')
+    if private and not info.private:
+        raise UserError(f'--private: "{repo}" is there already and public; make it private on the Hub, or choose another name')
+    return there
 
 
-def _asked(repo: str, endpoint: str, action: Callable[[], T]) -> T:
-    """Runs a request; whatever goes wrong becomes one line without any header or token."""
+@contextmanager
+def _asking(endpoint: str, state: str) -> Generator[None, None, None]:
+    """Whatever goes wrong with a request becomes one line that says what `state` the Hub is in, without header or token."""
     try:
-        return action()
+        yield
     except OfflineModeIsEnabled:
         raise UserError("HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it") from None
     except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
-        reasons = {
-            401: "the token is not valid; log in again",
-            403: f'the token may not write to "{repo}"; use one with write access',
-            404: f'"{repo}" or its owner does not exist',
-            409: f'"{repo}" is in use by something else',
-        }
-        raise UserError(f"{endpoint} refused ({status}): {reasons.get(status, 'try again later')}") from None
-    except (httpx2.HTTPError, OSError) as error:
-        raise UserError(f"{endpoint} cannot be reached ({type(error).__name__}); nothing was published") from None
+        status = error.response.status_code
+        raise UserError(f"{endpoint} refused ({status}): {REASONS.get(status, 'try again later')}; {state}") from None
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:  # OSError is what the store of large files raises
+        raise UserError(f"the upload to {endpoint} failed ({type(error).__name__}); {state}; try again") from None

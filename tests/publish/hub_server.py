@@ -14,24 +14,47 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+USER = "tester"  # whose token it is
 
 
 class Hub:
-    """The state of the server: its folder, its token, and what it was asked."""
+    """The state of the server: its folder, its token, what it was asked, and what is to go wrong.
+
+    Attributes:
+        private: repository -> whether only the token's owner may read it.
+        requests: "VERB /path" of everything that was asked.
+        fail_commit: a status that a commit is answered with, or "cut": half of its body is read, then the line is dead.
+        large: whether weights are sent to the store of large files, which this server does not have, before the commit.
+    """
 
     def __init__(self, root: Path, token: str) -> None:
         self.root = root
         self.token = token
-        self.requests: list[str] = []
-        self.fail_commit_with: int | None = None
         self.address = ""
+        self.private: dict[str, bool] = {}
+        self.requests: list[str] = []
+        self.fail_commit: int | str | None = None
+        self.large = False
 
     def repo(self, name: str) -> Path:
         return self.root / name
 
-    def files(self, name: str) -> list[str]:
-        return sorted(str(p.relative_to(self.repo(name))) for p in self.repo(name).rglob("*") if p.is_file())
+    def make(self, name: str, private: bool = False) -> Path:
+        self.private[name] = private
+        self.repo(name).mkdir(parents=True)
+        (self.repo(name) / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+        return self.repo(name)
+
+    def files(self, name: str) -> dict[str, bytes]:
+        folder = self.repo(name)
+        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+    def commit(self, name: str) -> str:
+        """The id of what is there now."""
+        digest = hashlib.sha1(name.encode())
+        for path, data in self.files(name).items():
+            digest.update(path.encode() + b"\0" + data)
+        return digest.hexdigest()
 
 
 @contextmanager
@@ -44,12 +67,13 @@ def serving(root: Path, token: str) -> Iterator[Hub]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     hub.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield hub
     finally:
         server.shutdown()
+        server.server_close()
         thread.join()
 
 
@@ -61,85 +85,120 @@ class _Handler(BaseHTTPRequestHandler):
         return
 
     def do_GET(self) -> None:
-        self._route("GET")
+        self._route()
 
     def do_HEAD(self) -> None:
-        self._route("HEAD")
+        self._route()
 
     def do_POST(self) -> None:
-        self._route("POST")
+        self._route()
 
-    def _route(self, verb: str) -> None:
+    def _route(self) -> None:
         hub = self.state
         path = unquote(self.path.partition("?")[0])
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        hub.requests.append(f"{verb} {path}")
-        if verb == "POST" and self.headers.get("Authorization") != f"Bearer {hub.token}":
+        hub.requests.append(f"{self.command} {path}")
+        length = int(self.headers.get("Content-Length") or 0)
+        if "/commit/" in path and self.command == "POST" and hub.fail_commit == "cut":
+            self.rfile.read(length // 2)
+            self.close_connection = True
+            return self.connection.close()
+        body = self.rfile.read(length)
+        given = self.headers.get("Authorization")
+        if given not in (None, f"Bearer {hub.token}") or (given is None and self.command == "POST"):
             return self._json({"error": "Invalid credentials in Authorization header"}, 401)
         if path == "/api/whoami-v2":
-            return self._json({"name": "tester", "type": "user", "orgs": []})
+            return self._json({"name": USER, "type": "user", "orgs": []}, 200 if given else 401)
         if path == "/api/repos/create":
             return self._create(json.loads(body))
         if path == "/api/validate-yaml":
             return self._json({"errors": [], "warnings": []})
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit|revision|tree)/([^/]+).*", path):
-            return self._repository(match.group(1), match.group(2), body)
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)", path):
-            return self._repository(match.group(1), "revision", body)
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(preupload|commit|revision|tree|refs)(?:/.*)?)?", path):
+            return self._repository(match.group(1), match.group(2) or "revision", body)
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            return self._resolve(verb, hub.repo(match.group(1)) / match.group(2))
+            return self._resolve(match.group(1), match.group(2))
         return self._json({"error": f"no route {path}"}, 404)
 
     def _create(self, wanted: dict[str, Any]) -> None:
-        name = f"{wanted.get('organization') or 'tester'}/{wanted['name']}"
-        if wanted.get("organization") == "somebody-else":
+        owner = wanted.get("organization") or USER
+        name = f"{owner}/{wanted['name']}"
+        if owner != USER:
             return self._json({"error": "You don't have the rights to create a model under this namespace"}, 403)
-        self.state.repo(name).mkdir(parents=True, exist_ok=True)
-        return self._json({"url": f"{self.state.address}/{name}", "name": name, "id": name})
+        answer = {"url": f"{self.state.address}/{name}", "name": name, "id": name}
+        if name in self.state.private:
+            return self._json({"error": "You already created this model repo", **answer}, 409)
+        self.state.make(name, private=wanted.get("visibility") == "private")
+        return self._json(answer)
+
+    def _readable(self, name: str) -> bool:
+        hub = self.state
+        return name in hub.private and (not hub.private[name] or self.headers.get("Authorization") is not None)
 
     def _repository(self, name: str, what: str, body: bytes) -> None:
-        folder = self.state.repo(name)
-        if not folder.is_dir():
-            return self._json({"error": "Repository not found"}, 404)
+        hub = self.state
+        if not self._readable(name):
+            return self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
         if what == "preupload":
-            asked = json.loads(body)["files"]
-            return self._json({"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked]})
+            return self._json({"files": [self._mode(file["path"]) for file in json.loads(body)["files"]]})
         if what == "commit":
-            return self._commit(name, folder, body)
-        siblings = [{"rfilename": f} for f in self.state.files(name)]
+            return self._commit(name, body)
+        files = hub.files(name)
+        if what == "refs":
+            branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": hub.commit(name)}
+            return self._json({"branches": [branch], "converts": [], "tags": []})
         if what == "tree":
-            entries = [
-                {"type": "file", "path": f, "size": (folder / f).stat().st_size, "oid": COMMIT} for f in self.state.files(name)
-            ]
-            return self._json(entries)
-        return self._json({"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []})
+            return self._json([{"type": "file", "path": f, "size": len(d), "oid": _oid(d)} for f, d in files.items()])
+        siblings = [{"rfilename": f} for f in files]
+        facts = {"id": name, "modelId": name, "sha": hub.commit(name), "private": hub.private[name], "tags": []}
+        return self._json({**facts, "siblings": siblings, "library_name": "diffusers"})
 
-    def _commit(self, name: str, folder: Path, body: bytes) -> None:
-        if self.state.fail_commit_with is not None:
-            return self._json({"error": "the disk is full"}, self.state.fail_commit_with)
-        for line in body.splitlines():
-            entry = json.loads(line)
-            if entry["key"] == "file":
-                path = folder / entry["value"]["path"]
+    def _mode(self, path: str) -> dict[str, Any]:
+        """A "regular" file comes inside the commit."""
+        is_large = self.state.large and path.endswith(".safetensors")
+        return {"path": path, "uploadMode": "lfs" if is_large else "regular", "shouldIgnore": False}
+
+    def _commit(self, name: str, body: bytes) -> None:
+        hub = self.state
+        if isinstance(hub.fail_commit, int):
+            return self._json({"error": "the disk is full"}, hub.fail_commit)
+        entries = [json.loads(line) for line in body.splitlines()]
+        for entry in entries:
+            path = hub.repo(name) / entry["value"].get("path", "")
+            if entry["key"] == "deletedFile":
+                path.unlink()
+            elif entry["key"] == "file":
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(base64.b64decode(entry["value"]["content"]))
-        url = f"{self.state.address}/{name}/commit/{COMMIT}"
-        return self._json({"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""})
+        commit = hub.commit(name)
+        url = f"{hub.address}/{name}/commit/{commit}"
+        return self._json({"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": ""})
 
-    def _resolve(self, verb: str, path: Path) -> None:
-        if not path.is_file():
+    def _resolve(self, name: str, file: str) -> None:
+        if not self._readable(name):
+            return self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+        data = self.state.files(name).get(file)
+        if data is None:
             return self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
-        data = path.read_bytes()
-        headers = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-        return self._send(data, 200, headers, verb == "HEAD")
+        headers = {"ETag": f'"{_oid(data)}"', "X-Repo-Commit": self.state.commit(name), "Accept-Ranges": "bytes"}
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if wanted is None:
+            return self._send(data, 200, headers)
+        first, last = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)
+        if first > last:
+            return self._send(b"", 416, {**headers, "Content-Range": f"bytes */{len(data)}"})
+        return self._send(data[first : last + 1], 206, {**headers, "Content-Range": f"bytes {first}-{last}/{len(data)}"})
 
     def _json(self, value: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
         self._send(json.dumps(value).encode(), status, {"Content-Type": "application/json", **(headers or {})})
 
-    def _send(self, data: bytes, status: int, headers: dict[str, str], head_only: bool = False) -> None:
+    def _send(self, data: bytes, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(data))}.items():
             self.send_header(name, value)
         self.end_headers()
-        if not head_only and self.command != "HEAD":
+        if self.command != "HEAD":
             self.wfile.write(data)
+
+
+def _oid(data: bytes) -> str:
+    """The id that git gives a file, which the Hub shows as its ETag."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

@@ -2,208 +2,318 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import ModelCard, constants, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
+from PIL import Image, ImageChops
 
+from editkit.cli import main
 from editkit.errors import UserError
 from editkit.models import METADATA
-from editkit.publish.hub import publish
+from editkit.publish.export import read_run
+from editkit.publish.hub import publish, stage
+from tests.publish.finished import make_run, write_metadata
 from tests.publish.hub_server import Hub, serving
 from tests.tiny import picture
 
-TOKEN = "hf_planted0secret0token0planted0secret"
+SECRET = "planted0secret0token"
+TOKEN = f"hf_{SECRET}"
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # the tests' own setting, and the library reads it once
     huggingface_hub.utils.close_session()  # it was made while offline
     with serving(tmp_path / "hub", TOKEN) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield server
     huggingface_hub.utils.close_session()
 
 
-def make_run(folder: Path, model: Path | None, *, evaluated: bool = True) -> Path:
-    """A finished run, as the training leaves it."""
-    folder.mkdir(parents=True)
-    if model is not None:
-        shutil.copytree(model, folder / "model")
-    facts = {
-        "format": 1, "name": "small", "method": "instruct_edit", "base": "lab:tiny-sd", "seed": 0, "state": "done",
-        "trained_parameters": 1000, "steps": 6, "samples": 48, "seconds": 61.0, "started": "2026-01-01T10:00:00+00:00",
-        "finished": "2026-01-01T10:02:00+00:00",
-        "data": {
-            "name": "small", "kind": "edit_pairs", "sha256": "abc", "counts": {"train": 12, "test": 4}, "skipped": 2,
-            "licences": {"CC BY 4.0": {"count": 16, "credit": "An Artist"}}, "categories": {"train": {"add": 7, "colour": 5}},
-        },
-        "versions": {"editkit": "0.1.0", "torch": torch.__version__},
-        "machine": {"name": "a CPU", "device": "cpu", "threads": 2},
-    }  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(facts))
-    (folder / "recipe.toml").write_text('name = "small"\n')
-    metadata = {
-        "format": 1, "method": "instruct_edit", "base": "lab:tiny-sd", "prepare": {"resolution": 32, "crop": "center"},
-        "sampling": {"steps": 2, "text_guidance": 3.0, "image_guidance": 1.5},
-    }  # fmt: skip
-    if model is not None:
-        (folder / "model" / METADATA).write_text(json.dumps(metadata))
-    if evaluated:
-        row = {
-            "followed": 0.815,
-            "kept": 0.96,
-            "outside_l1": 0.02,
-            "outside_psnr": 30.0,
-            "clip_direction": 0.4,
-            "clip_image": 0.9,
-            "n": 500,
-        }
-        images = folder / "evaluation" / "images"
-        images.mkdir(parents=True)
-        for role in ("source", "edit", "target"):
-            picture("red").save(images / f"a-{role}.png")
-        scores = {
-            "scores": row | {"by_category": {}, "by_attribute": {}},
-            "baselines": {"do_nothing": row | {"followed": 0.01}, "ignore_source": row | {"kept": 0.3}},
-            "settings": {"judge": "lab:judges", "steps": 2, "text_guidance": 3.0, "image_guidance": 1.5, "seed": 0},
-        }
-        (folder / "evaluation" / "scores.json").write_text(json.dumps(scores))
-        example = {"instruction": "make it red", **{r: f"images/a-{r}.png" for r in ("source", "edit", "target")}}
-        (folder / "evaluation" / "examples.jsonl").write_text(json.dumps(example) + "\n")
+@pytest.fixture(scope="module")
+def stock(tiny_editor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random editor as a run exports it."""
+    from editkit.models.editor import load_editor
+
+    folder = tmp_path_factory.mktemp("stock")
+    load_editor(str(tiny_editor)).save(folder)
     return folder
 
 
 @pytest.fixture
-def run(workplace: Path, tiny_editor: Path) -> Path:
-    from editkit.models.editor import load_editor
-
-    load_editor(str(tiny_editor)).save(workplace / "stock")
-    return make_run(workplace / "runs" / "small-1", workplace / "stock")
+def run(workplace: Path, stock: Path) -> Path:
+    return make_run(workplace / "runs" / "small-1", stock)
 
 
-def test_a_model_goes_up_and_comes_back_equal(run: Path, hub: Hub, tmp_path: Path) -> None:
-    from diffusers import StableDiffusionInstructPix2PixPipeline
-
-    url = publish("small-1", "tester/editor", endpoint=hub.address)
-    assert url.startswith(hub.address)
-    back = Path(snapshot_download("tester/editor", endpoint=hub.address, cache_dir=tmp_path / "back"))
-    for path in (run / "model").rglob("*"):
-        if path.is_file() and path.name != "README.md":
-            assert (back / path.relative_to(run / "model")).read_bytes() == path.read_bytes()
-    pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(back)
-    made = pipeline("make it red", image=picture("red"), num_inference_steps=2, guidance_scale=3.0).images[0]
-    assert made.size == (32, 32)
-
-
-def test_the_card_says_what_happened(run: Path, hub: Hub) -> None:
-    publish("small-1", "tester/editor", endpoint=hub.address)
-    card = ModelCard.load(hub.repo("tester/editor") / "README.md")
-    results = {r.metric_type: r.metric_value for r in card.data.eval_results}
-    assert results["followed"] == 0.815
-    for words in (
-        "On 500 unseen pairs", "81.5 %", "do nothing", "1.0 %", "ignore the source", "30.0 %", "An Artist", "CC BY 4.0",
-        "| add | 7 |",
-        "2 were skipped", "1.0 minutes", "a CPU", "from_pretrained",
-    ):  # fmt: skip
-        assert words in card.text, words
-    assert (hub.repo("tester/editor") / "samples.png").is_file()
-
-
-def test_a_run_without_scores_says_so(workplace: Path, tiny_editor: Path, hub: Hub) -> None:
-    make_run(workplace / "runs" / "bare-1", tiny_editor, evaluated=False)
-    publish("bare-1", "tester/bare", endpoint=hub.address)
-    assert "This model has not been evaluated." in (hub.repo("tester/bare") / "README.md").read_text()
-
-
-def test_the_loading_lines_of_an_adapter_work(
-    workplace: Path, tiny_sd: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def lora_run(workplace: Path, tiny_sd: Path) -> Path:
+    """A run that left an adapter for `tiny_sd`, with weights that matter."""
     from editkit.methods.instruct_edit import InstructEdit
-    from editkit.models.editor import load_editor
     from editkit.models.stable_diffusion.load import Options, load
     from editkit.recipe.schema import Adapter, Model
     from tests.methods.test_instruct_edit import recipe
 
     parts = load(str(tiny_sd), Options())
-    method = InstructEdit(
-        recipe(adapter=Adapter(rank=2, alpha=4), model=Model(family="stable_diffusion", base=str(tiny_sd))),
-        InstructEdit.Options(), parts,
-    )  # fmt: skip
+    model = Model(family="stable_diffusion", base=str(tiny_sd))
+    method = InstructEdit(recipe(adapter=Adapter(rank=2, alpha=4), model=model), InstructEdit.Options(), parts)
     with torch.no_grad():
-        for p in parts.unet.parameters():
-            if p.requires_grad:
-                p.add_(0.03)
-    run = make_run(workplace / "runs" / "lora-1", None)
-    method.export(run)
-    sampling = {"steps": 2, "text_guidance": 3.0, "image_guidance": 1.5}
-    facts = {"name": "lora", "base": str(tiny_sd), "prepare": {"resolution": 32}, "sampling": sampling}
-    (run / "adapter" / METADATA).write_text(json.dumps(facts))
-    publish("lora-1", "tester/lora", endpoint=hub.address)
+        for parameter in parts.unet.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.03)
+    folder = make_run(workplace / "runs" / "lora-1", None, base=str(tiny_sd))
+    write_metadata(method.export(folder), str(tiny_sd))
+    return folder
 
-    text = (hub.repo("tester/lora") / "README.md").read_text()
-    code = text.partition("```python\n")[2].partition("```")[0]
-    back = snapshot_download("tester/lora", endpoint=hub.address, cache_dir=workplace / "back")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo: back)
-    names: dict = {}
-    exec(code, names)
+
+def noise() -> torch.Tensor:
+    return torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def edited_by(run: Path) -> Image.Image:
+    """What `editkit edit` makes of the red picture."""
+    from editkit.models.editor import load_editor
+
+    settings = {"steps": 3, "text_guidance": 7.5, "image_guidance": 1.5}
+    return load_editor(str(run)).edit([picture("red")], ["make the hair red"], **settings)[0]
+
+
+def assert_same_edit(found: Image.Image, expected: Image.Image) -> None:
+    """Equal but for the last rounding: the sums of a convolution may run in another order."""
+    assert found.size == expected.size
+    worst = max(high for _, high in ImageChops.difference(found, expected).getextrema())
+    assert worst <= 1, f"differs by {worst} of 255"
+
+
+LOAD_AND_EDIT = """
+import os, sys, torch
+from PIL import Image
+for name in sys.argv[1:]:
+    os.chdir(name)
+    names = {}
+    exec(open("lines.py").read(), names)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    ask = {"image": picture("red"), "num_inference_steps": 3, "guidance_scale": 7.5, "image_guidance_scale": 1.5}
-    found = names["pipe"]("make the hair red", latents=noise, **ask).images[0]
-    expected = load_editor(str(run)).edit(
-        [picture("red")], ["make the hair red"], steps=3, text_guidance=7.5, image_guidance=1.5
-    )[0]
-    assert found.tobytes() == expected.tobytes()
+    names["pipe"](
+        "make the hair red", image=Image.open("source.png"), latents=noise, num_inference_steps=3, guidance_scale=7.5,
+        image_guidance_scale=1.5,
+    ).images[0].save("again.png")
+"""
+
+
+def python_of(card: Path) -> str:
+    return card.read_text().partition("```python\n")[2].partition("```")[0]
+
+
+def test_a_model_goes_up_and_comes_back_equal(run: Path, hub: Hub, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+    assert publish("small-1", "tester/editor") == f"{hub.address}/tester/editor"
+    back = Path(snapshot_download("tester/editor", endpoint=hub.address, cache_dir=tmp_path / "back"))
+    weights = [p for p in (run / "model").rglob("*") if p.is_file()]
+    assert len(weights) > 8
+    for path in weights:
+        assert (back / path.relative_to(run / "model")).read_bytes() == path.read_bytes()
+    assert (back / "recipe.toml").read_bytes() == (run / "recipe.toml").read_bytes()
+    assert {"README.md", "LICENSE.md", "samples.png", METADATA} <= {p.name for p in back.iterdir()}
+    pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(back)
+    ask = {"image": picture("red"), "latents": noise(), "guidance_scale": 7.5, "image_guidance_scale": 1.5}
+    assert_same_edit(pipeline("make the hair red", num_inference_steps=3, **ask).images[0], edited_by(run))
+    # The Hub's pages read the header of the weights alone, through a range.
+    header = HfApi(endpoint=hub.address).parse_safetensors_file_metadata(
+        "tester/editor", "unet/diffusion_pytorch_model.safetensors"
+    )
+    assert header.parameter_count["F32"] == sum(p.numel() for p in pipeline.unet.parameters())
+
+
+@pytest.mark.slow
+def test_the_loading_lines_of_the_cards_work_in_a_new_process(
+    workplace: Path, run: Path, lora_run: Path, tiny_sd: Path, hub: Hub
+) -> None:
+    expected = {"editor": edited_by(run), "lora": edited_by(lora_run)}
+    shutil.copytree(tiny_sd, hub.make("tester/base"), dirs_exist_ok=True)
+    write_metadata(lora_run / "adapter", "tester/base")
+    publish("small-1", "tester/editor", private=True)
+    publish("lora-1", "tester/lora")
+    assert hub.private == {"tester/base": False, "tester/editor": True, "tester/lora": False}
+    for name in expected:
+        (workplace / name).mkdir()
+        (workplace / name / "lines.py").write_text(python_of(hub.repo(f"tester/{name}") / "README.md"))
+        picture("red").save(workplace / name / "source.png")
+    place = {"HF_HOME": str(workplace / "home"), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    folders = [str(workplace / name) for name in expected]
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD_AND_EDIT, *folders], env=os.environ | place, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for name, edit in expected.items():
+        assert_same_edit(Image.open(workplace / name / "again.png"), edit)
+        assert Image.open(workplace / name / "edited.png").size == (32, 32)
+
+
+def test_an_adapter_of_a_lab_model_loads_with_the_cards_lines(
+    workplace: Path, lora_run: Path, tiny_sd: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = edited_by(lora_run)
+    shutil.copytree(tiny_sd, workplace / "lab" / "tiny-sd")
+    monkeypatch.setattr("editkit.models.locate.LAB", workplace / "lab")
+    write_metadata(lora_run / "adapter", "lab:tiny-sd")
+    publish("lora-1", "tester/lora")
+    back = snapshot_download("tester/lora", endpoint=hub.address, cache_dir=workplace / "back")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo: back)  # the lines ask the public Hub
+    picture("red").save("source.png")
+    names: dict = {}
+    exec(python_of(hub.repo("tester/lora") / "README.md"), names)
+    ask = {"image": picture("red"), "latents": noise(), "guidance_scale": 7.5, "image_guidance_scale": 1.5}
+    assert_same_edit(names["pipe"]("make the hair red", num_inference_steps=3, **ask).images[0], expected)
+
+
+def test_publishing_again_replaces_what_editkit_published(run: Path, lora_run: Path, hub: Hub) -> None:
+    publish("small-1", "tester/mine")
+    publish("lora-1", "tester/mine")
+    assert hub.files("tester/mine").keys() == {
+        ".gitattributes", "LICENSE.md", "README.md", METADATA, "conv_in.safetensors", "pytorch_lora_weights.safetensors",
+        "recipe.toml", "samples.png",
+    }  # fmt: skip
+
+
+def test_what_others_put_there_is_left_alone(run: Path, hub: Hub) -> None:
+    (hub.make("tester/taken") / "model.bin").write_bytes(b"years of work")
+    before = hub.files("tester/taken")
+    with pytest.raises(UserError, match='"tester/taken" is taken'):
+        publish("small-1", "tester/taken")
+    assert hub.files("tester/taken") == before
+
+
+def test_private_is_never_published_in_public(run: Path, hub: Hub) -> None:
+    publish("small-1", "tester/closed", private=True)
+    assert hub.private == {"tester/closed": True}
+    hub.make("tester/open")
+    with pytest.raises(UserError, match="there already and public"):
+        publish("small-1", "tester/open", private=True)
+    assert hub.files("tester/open").keys() == {".gitattributes"}
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "words"),
     [
-        ({"repo": "no-user"}, "expected USER/NAME"),
-        ({"repo": "somebody-else/editor"}, "403"),
-        ({"token": "hf_another_planted0secret"}, "401"),
-        ({"endpoint": "http://127.0.0.1:9"}, "cannot be reached"),
-        ({"fail": 507}, "507"),
+        ({"repo": "no-user"}, "expected USER/NAME, such as me/no-user"),
+        ({"repo": "tester/two--dashes"}, "expected USER/NAME"),
+        ({"repo": "a/b/c"}, "expected USER/NAME"),
+        ({"repo": "somebody-else/editor"}, "refused (403): the token may not write there"),
+        ({"HF_TOKEN": f"hf_another_{SECRET}"}, "refused (401): the token is not valid"),
+        ({"HF_TOKEN": f"hf_{SECRET}_é"}, "characters that no token has"),
+        ({"HF_TOKEN": ""}, "found no token"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, 'failed (ConnectError); "tester/editor" was not made'),
+        ({"HF_ENDPOINT": "huggingface.co"}, "failed (UnsupportedProtocol)"),
+        ({"fail": 507}, 'refused (507): try again later; nothing was written to "tester/editor"'),
+        ({"fail": "cut"}, 'nothing was written to "tester/editor"; try again'),
+        ({"large": True}, 'failed (ConnectionError); nothing was written to "tester/editor"; try again'),
     ],
 )
 def test_what_goes_wrong_is_one_line_without_the_token(
-    run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, change: dict, message: str
-) -> None:
-    if "token" in change:
-        monkeypatch.setenv("HF_TOKEN", change["token"])
-    hub.fail_commit_with = change.get("fail")
-    with pytest.raises(UserError, match=message) as caught:
-        publish("small-1", change.get("repo", "tester/editor"), endpoint=change.get("endpoint", hub.address))
-    shown = "".join([str(caught.value), *capfd.readouterr(), str(caught.value.__cause__)])
-    assert "planted0secret" not in shown
-    assert "\n" not in str(caught.value)
+    run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, change: dict, words: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))  # whoever runs the tests may be logged in
+    hub.fail_commit, hub.large = change.get("fail"), "large" in change
+    for name in ("HF_TOKEN", "HF_ENDPOINT"):
+        if name in change:
+            monkeypatch.setenv(name, change[name])
+    with caplog.at_level(logging.DEBUG), pytest.raises(SystemExit) as left:
+        main(["publish", "small-1", "--repo", change.get("repo", "tester/editor")])
+    shown = capfd.readouterr()
+    assert left.value.code == 2
+    assert words in shown.err.splitlines()[-1]
+    assert "Traceback" not in shown.err
+    assert SECRET not in shown.out + shown.err + caplog.text
+    assert all(set(hub.files(name)) == {".gitattributes"} for name in hub.private)
+    assert not list(run.glob(".publish-*"))
 
 
-def test_no_token_is_said_and_no_file_holds_one(run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish("small-1", "tester/editor", endpoint=hub.address)
-    for path in [*run.rglob("*"), *hub.root.rglob("*")]:
-        if path.is_file():
-            assert TOKEN.encode() not in path.read_bytes(), path
-    monkeypatch.delenv("HF_TOKEN")
-    monkeypatch.setattr("editkit.publish.hub.get_token", lambda: None)
-    with pytest.raises(UserError, match="found no token"):
-        publish("small-1", "tester/editor", endpoint=hub.address)
+def test_a_failed_upload_goes_through_when_tried_again(run: Path, hub: Hub) -> None:
+    hub.fail_commit = "cut"
+    with pytest.raises(UserError):
+        publish("small-1", "tester/editor")
+    hub.fail_commit = None
+    publish("small-1", "tester/editor")
+    assert "README.md" in hub.files("tester/editor")
 
 
-def test_a_dry_run_writes_the_folder_and_asks_nobody(run: Path, hub: Hub) -> None:
-    folder = Path(publish("small-1", "tester/editor", dry_run=True, endpoint=hub.address))
-    assert (folder / "README.md").is_file()
-    assert (folder / "unet").is_dir()
+def test_offline_is_said(run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    huggingface_hub.utils.close_session()
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
+        publish("small-1", "tester/editor")
     assert hub.requests == []
 
 
-def test_an_unfinished_run_is_refused(workplace: Path, hub: Hub) -> None:
+def test_no_log_and_no_file_holds_the_token(
+    run: Path, hub: Hub, workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(constants, "HF_DEBUG", True)  # the library then logs every request
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)
+    caplog.set_level(logging.DEBUG, logger="huggingface_hub")
+    with caplog.at_level(logging.DEBUG), pytest.raises(SystemExit) as left:
+        main(["publish", "small-1", "--repo", "tester/editor"])
+    assert left.value.code == 0
+    shown = capfd.readouterr()
+    assert shown.out == f"{hub.address}/tester/editor\n"
+    assert "authorization: <token>" in caplog.text.lower()
+    assert SECRET not in shown.out + shown.err + caplog.text
+    files = [p for p in workplace.rglob("*") if p.is_file()]  # the run, and all that the server got
+    assert len(files) > 20
+    assert not [p for p in files if SECRET.encode() in p.read_bytes()]
+
+
+def test_a_token_pasted_into_the_recipe_is_not_published(run: Path, hub: Hub) -> None:
+    recipe = run / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('description = ""', f'description = "{TOKEN}"'))
+    assert TOKEN in recipe.read_text()
+    with pytest.raises(UserError, match=r"recipe.toml holds your token") as caught:
+        publish("small-1", "tester/editor")
+    assert SECRET not in str(caught.value)
+    assert hub.requests == []
+
+
+def test_a_dry_run_writes_what_would_go_up_and_asks_nobody(
+    run: Path, hub: Hub, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    for _ in range(2):  # the second replaces the first
+        folder = Path(publish("small-1", "tester/editor", dry_run=True))
+    assert hub.requests == []
+    said = capsys.readouterr().out
+    for name in ("README.md", "recipe.toml", "unet/diffusion_pytorch_model.safetensors"):
+        assert (folder / name).is_file()
+        assert said.count(f"{(folder / name).stat().st_size:,}  {name}\n") == 2
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    publish("small-1", "tester/editor")
+    staged = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert {k: v for k, v in hub.files("tester/editor").items() if k != ".gitattributes"} == staged
+
+
+def test_a_run_without_weights_for_diffusers_is_refused(workplace: Path, stock: Path, tmp_path: Path, hub: Hub) -> None:
     make_run(workplace / "runs" / "cut-1", None)
-    with pytest.raises(UserError, match="has not come to its end"):
-        publish("cut-1", "tester/editor", endpoint=hub.address)
+    make_run(workplace / "runs" / "judge-1", stock / "vae")
+    make_run(workplace / "runs" / "torn-1", stock)
+    (workplace / "runs" / "torn-1" / "model" / METADATA).unlink()
+    for name, words in (("cut-1", "has not come to its end"), ("judge-1", "no model_index.json"), ("torn-1", "--resume")):
+        with pytest.raises(UserError, match=words):
+            publish(name, "tester/editor")
+    assert hub.requests == []
+
+
+def test_the_stage_leaves_the_run_as_it_was(run: Path, tmp_path: Path) -> None:
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    stage(read_run("small-1"), "tester/editor", tmp_path / "staging")
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
