@@ -133,7 +133,7 @@ def demo(
     which: str = "edit",
     /,
     *,
-    run: Annotated[str | None, Parameter(help="A run, lab:NAME or a Hub id; default: the latest editor run, else the shipped one.")] = None,
+    run: Annotated[str | None, Parameter(help="A run, lab:NAME or a Hub id; default: latest, else shipped.")] = None,
     host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Port to listen on.")] = 7860,
 ) -> None:
