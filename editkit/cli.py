@@ -101,11 +101,11 @@ def evaluate(
     run: str,
     /,
     *,
-    bench: Annotated[str | None, Parameter(help="A data spec to test on; default: the recipe's own test split.")] = None,
+    bench: Annotated[str | None, Parameter(help="A data spec to test on, or tradeoff; default: the recipe's data.")] = None,
     pairs: Annotated[int | None, Parameter(help="How many pairs; default: as the recipe says.")] = None,
     json: Json = False,
 ) -> None:
-    """Judge the edits of a run: followed, kept, and both baselines.
+    """Judge the edits of a run: followed, kept, and both baselines; or, with --bench tradeoff, over image guidance.
 
     Example: editkit eval latest --json
     """

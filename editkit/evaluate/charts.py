@@ -87,6 +87,21 @@ def line_chart(
     return _as_element(figure, title, spoken + "".join(f"; {name} {value:.3g}" for name, value in (levels or {}).items()))
 
 
+def tradeoff_chart(title: str, points: Sequence[tuple[float, float, str]], x_label: str, y_label: str) -> Markup:
+    """One curve through (x, y, label) as an SVG element, every point with its label; for the same page as `line_chart`."""
+    figure = Figure(figsize=(4.6, 2.9), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([x for x, _, _ in points], [y for _, y, _ in points], color=COLOURS[0], linewidth=1.8, marker="o", markersize=5)
+    for x, y, label in points:
+        axes.annotate(label, (x, y), xytext=(6, 5), textcoords="offset points", fontsize=9, color=INK)
+    _style(axes, size=10)
+    axes.margins(0.12)
+    axes.set_xlabel(x_label, fontsize=10, color=INK)
+    axes.set_ylabel(y_label, fontsize=10, color=INK)
+    spoken = "; ".join(f"{label}: {x_label} {x:.3f}, {y_label} {y:.3f}" for x, y, label in points)
+    return _as_element(figure, title, f"{title}: {spoken}")
+
+
 def comparison_chart(metrics: Mapping[str, Path], path: Path) -> None:
     """Loss, and followed and kept where they were measured, of several runs in one picture."""
     figure = Figure(figsize=(12, 3.6))

@@ -7,6 +7,7 @@ from pathlib import Path
 from editkit.data.pictures import Picture
 from editkit.errors import UserError
 from editkit.models.editor import load_editor
+from editkit.models.precision import choose_device
 from editkit.progress import progress
 
 WRITABLE = {".png", ".jpg", ".jpeg", ".webp"}
@@ -49,7 +50,7 @@ def edit_file(
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder; make it first")
     source = Picture(path=image).open()
-    editor = load_editor(run)
+    editor = load_editor(run, device=choose_device())
     total = steps or editor.defaults["steps"]
     with progress(total, "editing") as bar:
         edited = editor.edit(

@@ -15,8 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image, UnidentifiedImageError
 
 from editkit.errors import UserError
-from editkit.evaluate.charts import Curve, line_chart, read_metrics, smooth
+from editkit.evaluate.charts import Curve, line_chart, read_metrics, smooth, tradeoff_chart
 from editkit.evaluate.scores import BASELINES, FIGURES, figure
+from editkit.evaluate.tradeoff import FILE as TRADEOFF_FILE
 
 MEANINGS = {
     "followed": "of the attributes that the instructions change, how many the judge reads as asked",
@@ -81,7 +82,7 @@ def write_report(run: Path) -> Path:
         baselines=BASELINES,
         baseline_meanings=BASELINE_MEANINGS,
         shares=SHARES,
-        charts=list(_charts(read_metrics(run / "metrics.jsonl"))),
+        charts=[*_tradeoff(run), *_charts(read_metrics(run / "metrics.jsonl"))],
         previews=_previews(run),
         gallery=_gallery(run),
         recipe=recipe,
@@ -141,6 +142,19 @@ def _headlines(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         }
         for name in (HEADLINES if "followed" in scores else numbers[:3])
     ]
+
+
+def _tradeoff(run: Path) -> Iterator[dict[str, Any]]:
+    """The curve of `editkit eval RUN --bench tradeoff`, where it was measured."""
+    measured = _read_json(run / "evaluation" / TRADEOFF_FILE)
+    points = [
+        (point["clip_direction"], point["clip_image"], f"{point['image_guidance']:g}")
+        for point in (measured["points"] if measured else [])
+        if point["clip_direction"] is not None
+    ]
+    if points:
+        title = "following against keeping, by image guidance"
+        yield {"title": title, "svg": tradeoff_chart(title, points, FIGURES["clip_direction"], FIGURES["clip_image"])}
 
 
 def _charts(lines: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

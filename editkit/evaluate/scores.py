@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -38,6 +38,9 @@ def figure(name: str, value: Any) -> str:
 def print_scores(result: Mapping[str, Any]) -> None:
     """The scores of a run beside its baselines, then by kind of edit; other methods' scores as they are."""
     console = Console()
+    if "points" in result:
+        _print_tradeoff(console, result["points"])
+        return
     scores = result["scores"]
     if "followed" not in scores:
         table = Table("score", "value")
@@ -57,3 +60,10 @@ def print_scores(result: Mapping[str, Any]) -> None:
         kinds.add_row(name or "all", *(figure(k, row.get(k)) for k in shown))
     if kinds.row_count:
         console.print(kinds)
+
+
+def _print_tradeoff(console: Console, points: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(*(Column(label, justify="right") for label in ("image guidance", *FIGURES.values())))
+    for point in points:
+        table.add_row(f"{point['image_guidance']:g}", *(figure(name, point[name]) for name in FIGURES))
+    console.print(table)

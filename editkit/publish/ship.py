@@ -40,6 +40,7 @@ def ship(run: str, name: str) -> Path:
     if previews:
         shutil.copy(previews[-1], target / "samples.png")
     recipe = (folder / "recipe.toml").read_text(encoding="utf-8")
+    (target / "recipe.toml").write_text(recipe, encoding="utf-8")
     (target / "README.md").write_text("\n\n".join(_card(name, folder, facts, recipe, bool(previews))) + "\n", encoding="utf-8")
     return target
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 
 from editkit.models.stable_diffusion.load import StableDiffusion
+
+TEXT_CACHE_BYTES = 4 * 2**30  # main memory for encoded texts; 18,000 of them for Stable Diffusion 1.5
 
 
 def encode_texts(parts: StableDiffusion, texts: Sequence[str]) -> torch.Tensor:
@@ -22,12 +25,16 @@ def encode_texts(parts: StableDiffusion, texts: Sequence[str]) -> torch.Tensor:
 
 
 class TextStates:
-    """Encoded texts for training: with a frozen text encoder every text is encoded once in a run."""
+    """Encoded texts for training: with a frozen text encoder a text is encoded again only when it has been forgotten.
 
-    def __init__(self, parts: StableDiffusion) -> None:
+    What was used longest ago is forgotten first, so that memory stays bounded however many texts a data set has.
+    """
+
+    def __init__(self, parts: StableDiffusion, limit_bytes: int = TEXT_CACHE_BYTES) -> None:
         self._parts = parts
+        self._limit_bytes = limit_bytes
         self._frozen = not any(p.requires_grad for p in parts.text_encoder.parameters())
-        self._known: dict[str, torch.Tensor] = {}
+        self._known: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """States (batch, tokens, width) on the UNet's device."""
@@ -36,8 +43,16 @@ class TextStates:
         new = [t for t in dict.fromkeys(texts) if t not in self._known]
         if new:
             with torch.no_grad():
-                self._known.update(zip(new, encode_texts(self._parts, new).cpu(), strict=True))
-        return torch.stack([self._known[t] for t in texts]).to(self._parts.unet.device)
+                states = encode_texts(self._parts, new).cpu()
+                self._known.update(
+                    {text: state.clone() for text, state in zip(new, states, strict=True)}
+                )  # not views of the batch
+        for text in texts:
+            self._known.move_to_end(text)
+        states_BTD = torch.stack([self._known[t] for t in texts])
+        while len(self._known) * states_BTD[0].nbytes > self._limit_bytes:
+            self._known.popitem(last=False)
+        return states_BTD.to(self._parts.unet.device)
 
 
 def draw_latents(mean: torch.Tensor, std: torch.Tensor, scaling_factor: float, generator: torch.Generator) -> torch.Tensor:

@@ -1,0 +1,109 @@
+"""What the family gives to every method: encoded texts, latents, and starting noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from editkit.errors import UserError
+from editkit.models.stable_diffusion.forward import TextStates, concat_source, draw_latents, encode_texts, sample_latents
+from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
+from tests.tiny import TEXTS
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_sd: Path) -> StableDiffusion:
+    loaded = load(str(tiny_sd), Options())
+    for module in loaded.modules.values():
+        module.requires_grad_(False)
+    return loaded
+
+
+def test_known_texts_are_not_encoded_again_and_memory_is_bounded(parts: StableDiffusion) -> None:
+    encoded: list[int] = []
+    hook = parts.text_encoder.register_forward_hook(lambda _, inputs, output: encoded.append(len(output[0])))
+    one_text = encode_texts(parts, TEXTS[:1])[0].nbytes
+    encoded.clear()
+    states = TextStates(parts, limit_bytes=3 * one_text)
+    first = states(TEXTS[:2])
+    assert torch.equal(states([TEXTS[1], TEXTS[0]]), first.flip(0))
+    assert encoded == [2]
+    states(TEXTS[2:5])
+    assert len(states._known) == 3
+    assert torch.equal(states(TEXTS[:2]), first), "what was forgotten is encoded again, and is the same"
+    assert encoded == [2, 3, 2]
+    assert all(s.untyped_storage().nbytes() == one_text for s in states._known.values()), "no view keeps a batch alive"
+    hook.remove()
+
+
+def test_a_batch_larger_than_the_memory_still_gets_all_its_states(parts: StableDiffusion) -> None:
+    states = TextStates(parts, limit_bytes=1)
+    assert torch.equal(states(TEXTS), encode_texts(parts, TEXTS))
+
+
+def test_a_text_encoder_in_training_is_asked_every_time(tiny_sd: Path) -> None:
+    trained = load(str(tiny_sd), Options())
+    states = TextStates(trained)
+    assert states(TEXTS[:1]).requires_grad
+    before = states(TEXTS[:1]).detach()
+    with torch.no_grad():
+        next(p for n, p in trained.text_encoder.named_parameters() if n.endswith("final_layer_norm.weight")).mul_(2.0)
+    assert not torch.equal(states(TEXTS[:1]), before)
+
+
+def test_texts_longer_than_the_encoder_are_cut_and_shorter_ones_padded(parts: StableDiffusion) -> None:
+    states = encode_texts(parts, ["red", "make the hair red " * 50])
+    assert states.shape == (2, 32, 32)
+
+
+def test_noise_of_a_picture_does_not_depend_on_its_batch(parts: StableDiffusion) -> None:
+    together = sample_latents(parts, 5, 32, seed=4)
+    apart = torch.cat([sample_latents(parts, 2, 32, seed=4), sample_latents(parts, 3, 32, seed=4, first=2)])
+    assert torch.equal(together, apart)
+    assert not torch.equal(together[0], together[1])
+    assert not torch.equal(together, sample_latents(parts, 5, 32, seed=5))
+
+
+def test_latents_are_a_scaled_draw_of_the_posterior() -> None:
+    mean, std = torch.full((2000, 1, 1, 1), 3.0), torch.full((2000, 1, 1, 1), 0.5)
+    drawn = draw_latents(mean, std, 0.2, torch.Generator().manual_seed(0))
+    assert drawn.mean().item() == pytest.approx(0.6, abs=0.01)
+    assert drawn.std().item() == pytest.approx(0.1, abs=0.01)
+
+
+def test_the_noisy_target_comes_first() -> None:
+    noisy, source = torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2)
+    assert concat_source(noisy, source)[0, :, 0, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_saved_parts_load_again_to_the_last_bit(parts: StableDiffusion, tmp_path: Path) -> None:
+    parts.save(tmp_path / "copy")
+    again = load(str(tmp_path / "copy"), Options())
+    for name, module in parts.modules.items():
+        for key, tensor in module.state_dict().items():
+            assert torch.equal(again.modules[name].state_dict()[key], tensor), f"{name}.{key}"
+    assert again.scheduler.config == parts.scheduler.config
+    assert again.tokenizer(TEXTS).input_ids == parts.tokenizer(TEXTS).input_ids
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ([], "found no Stable Diffusion folder"),
+        (["unet/config.json"], "cannot be loaded as UNet2DConditionModel"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_named(files: list[str], words: str, tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=words):
+        load(str(tmp_path), Options())
+
+
+def test_a_part_that_nobody_gave_is_named(tmp_path: Path, parts: StableDiffusion) -> None:
+    parts.vae.save_pretrained(tmp_path / "vae")
+    with pytest.raises(UserError, match=r"found no unet in .*\[model.unet\] table"):
+        _ = load(str(tmp_path), Options()).unet
