@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image, ImageChops
 
@@ -14,7 +16,10 @@ from editkit.data.pictures import PictureError
 from editkit.errors import UserError
 from editkit.progress import progress
 
+T = TypeVar("T")
+
 SHOWN = 5
+BLOCK = 256  # examples in flight, so that memory does not grow with the data set
 KEEP = "keep"  # the kind of edit whose pairs are meant to be identical
 
 
@@ -47,12 +52,17 @@ class Findings:
         return Counter(f.kind for f in self.items)
 
 
-def check_dataset(dataset: Dataset[Any]) -> Findings:
-    """Opens every picture of every example and looks for what spoils a training."""
+def check_dataset(dataset: Dataset[Any], workers: int | None = None) -> Findings:
+    """Opens every picture of every example and looks for what spoils a training.
+
+    Args:
+        dataset: one split.
+        workers: threads; None = one a core.
+    """
     findings = Findings(len(dataset))
     with progress(len(dataset), "checking") as bar:
-        for index in range(len(dataset)):
-            findings.items += check_example(dataset[index], index)
+        for found in _of_all(dataset, lambda example, index: list(check_example(example, index)), workers):
+            findings.items += found
             bar.advance()
     unnamed = getattr(dataset, "unnamed_files", None)
     if unnamed is not None:
@@ -99,14 +109,21 @@ def audit_pictures(dataset: Dataset[Any], max_skipped: int) -> list[int]:
         return list(range(len(dataset)))
     broken: dict[int, PictureError] = {}
     with progress(len(dataset), "opening every picture once") as bar:
-        for index in range(len(dataset)):
-            error = _first_error(dataset[index])
+        for index, error in enumerate(_of_all(dataset, lambda example, _: _first_error(example))):
             if error is not None:
                 broken[index] = error
             bar.advance()
     if len(broken) > max_skipped:
         raise UserError(_refusal(list(broken.values()), max_skipped))
     return [i for i in range(len(dataset)) if i not in broken]
+
+
+def _of_all(dataset: Dataset[Any], ask: Callable[[Any, int], T], workers: int | None = None) -> Iterator[T]:
+    """`ask(example, index)` of every example, in order. Decoding lets go of the interpreter's lock, so threads are enough."""
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        for start in range(0, len(dataset), BLOCK):
+            block = range(start, min(start + BLOCK, len(dataset)))
+            yield from pool.map(lambda index: ask(dataset[index], index), block)
 
 
 def _first_error(example: Example) -> PictureError | None:

@@ -70,11 +70,12 @@ class Autoencoder:
         noise = torch.randn(posterior.mean.shape, generator=generator)
         drawn_BCHW = self._vae.decode(posterior.mean + posterior.std * noise).sample.float()
         pixel = F.l1_loss(drawn_BCHW, image_BCHW)
-        edge = sum(F.l1_loss(a, b) for a, b in zip(_differences(drawn_BCHW), _differences(image_BCHW), strict=True))
+        down, right = (F.l1_loss(a, b) for a, b in zip(_differences(drawn_BCHW), _differences(image_BCHW), strict=True))
+        edge = down + right
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         value = pixel + self._options.edge_weight * edge + self._options.kl_weight * kl
-        return Loss(value, {"l1": pixel.detach(), "edge": float(edge), "kl": kl.detach()})
+        return Loss(value, {"l1": pixel.detach(), "edge": edge.detach(), "kl": kl.detach()})
 
     @torch.no_grad()
     def reconstruct(self, images: Sequence[Image.Image]) -> list[Image.Image]:

@@ -19,7 +19,7 @@ from editkit.evaluate.pictures import contact_sheet
 from editkit.methods.protocol import Batch, Loss
 from editkit.models.stable_diffusion.forward import TextStates, draw_latents, sample_latents
 from editkit.models.stable_diffusion.load import StableDiffusion
-from editkit.recipe.schema import Fraction, Recipe, Section
+from editkit.recipe.schema import Fraction, PositiveInt, Recipe, Section
 
 PREVIEW_IMAGES = 24
 
@@ -31,6 +31,7 @@ class TextToImage:
         """The further keys of `[method]`."""
 
         caption_dropout: Fraction = 0.1  # share of empty captions, for classifier-free guidance
+        first_caption_weight: PositiveInt = 1  # how many times as often as each other caption the first one is drawn
         min_snr_gamma: float = 0.0  # 0 = every noise level counts alike
         text_encoder_lr: float = 0.0  # 0 = the text encoder is frozen
 
@@ -65,7 +66,8 @@ class TextToImage:
         return (example.image.open(),)
 
     def texts_of(self, example: CaptionedImage) -> tuple[str, ...]:
-        return example.captions
+        first, *others = example.captions
+        return (first,) * self._options.first_caption_weight + tuple(others)
 
     def targets_of(self, example: CaptionedImage) -> Mapping[str, torch.Tensor]:
         return {}

@@ -40,7 +40,11 @@ def computing(device: torch.device, precision: str) -> Generator[None, None, Non
 
 
 def to_channels_last(module: nn.Module) -> None:
-    """Lays convolution weights out with the channels last, in place: 1.1-1.4 times as fast on CPUs and tensor cores."""
+    """Lays convolution weights out with the channels last, in place.
+
+    Tensor cores want it, and wide convolutions on CPUs; the narrow ones of the lab's UNet are slower with it
+    (`python -m tests.bench.rates`), so the lab's recipes switch it off.
+    """
     for parameter in module.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

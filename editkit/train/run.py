@@ -289,7 +289,7 @@ class _Record:
                 "data": {k: info[k] for k in ("name", "kind", "sha256", "counts", "licences") if k in info}
                 | {"categories": info.get("categories", {}), "skipped": len(setup.train) - len(setup.usable)},
                 "versions": {p: version(p) for p in PACKAGES} | {"python": platform.python_version()},
-                "machine": _machine(setup.device),
+                "machine": machine_facts(setup.device),
                 "started": _now(),
                 "state": "running",
             }
@@ -322,7 +322,8 @@ class _Record:
         staging.replace(self._run / "run.json")
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """What a figure has to be reported with: device, its name, threads, system."""
     name = platform.processor() or platform.machine()
     if device.type == "cpu":
         info = Path("/proc/cpuinfo")

@@ -15,6 +15,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from editkit.errors import UserError
 from editkit.models.locate import locate_model
+from editkit.models.quiet import quiet_loading
 from editkit.models.tokenizer import train_clip_tokenizer
 from editkit.recipe.schema import PositiveInt, Section
 
@@ -59,12 +60,13 @@ def load(base: str, options: Options, texts: Callable[[], Iterable[str]] | None 
             raise UserError("[model]: found neither base nor width; expected one of them")
         folder = locate_model(base)
         try:
-            return ClipParts(
-                base,
-                CLIPModel.from_pretrained(folder, dtype=torch.float32).eval(),
-                CLIPTokenizer.from_pretrained(folder),
-                CLIPImageProcessorPil.from_pretrained(folder),
-            )
+            with quiet_loading():
+                return ClipParts(
+                    base,
+                    CLIPModel.from_pretrained(folder, dtype=torch.float32).eval(),
+                    CLIPTokenizer.from_pretrained(folder),
+                    CLIPImageProcessorPil.from_pretrained(folder),
+                )
         except (OSError, ValueError) as error:
             raise UserError(f"{folder}: cannot be loaded as a CLIP: {str(error).splitlines()[0]}") from error
     if texts is None:

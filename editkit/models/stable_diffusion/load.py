@@ -16,6 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from editkit.errors import UserError
 from editkit.models.locate import locate_model
+from editkit.models.quiet import quiet_loading
 from editkit.models.tokenizer import train_clip_tokenizer
 from editkit.recipe.schema import PositiveFloat, PositiveInt, Section
 
@@ -197,15 +198,17 @@ def _load_parts(parts: StableDiffusion, folder: Path) -> None:
         # transformers and diffusers have different names for the same option.
         precision = {"text_encoder": "dtype", "vae": "torch_dtype", "unet": "torch_dtype"}.get(name)
         try:
-            parts.put(name, kind.from_pretrained(folder / name, **({precision: torch.float32} if precision else {})))
+            with quiet_loading():
+                parts.put(name, kind.from_pretrained(folder / name, **({precision: torch.float32} if precision else {})))
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"{folder / name}: cannot be loaded as {kind.__name__}: {str(error).splitlines()[0]}") from error
 
 
 def _load_text_tower(parts: StableDiffusion, folder: Path) -> None:
     try:
-        parts.put("tokenizer", CLIPTokenizer.from_pretrained(folder))
-        parts.put("text_encoder", CLIPTextModel.from_pretrained(folder, dtype=torch.float32))
+        with quiet_loading():
+            parts.put("tokenizer", CLIPTokenizer.from_pretrained(folder))
+            parts.put("text_encoder", CLIPTextModel.from_pretrained(folder, dtype=torch.float32))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: cannot be loaded as a CLIP: {str(error).splitlines()[0]}") from error
 
