@@ -316,9 +316,10 @@ def launch(run: str | None, host: str = "127.0.0.1", port: int = 7860) -> None:
     """
     from editkit.lab.avatar_edits import sample_edits
     from editkit.models.editor import load_editor
+    from editkit.models.precision import choose_device
 
     which, why = (run, "as asked") if run else default_editor()
-    editor = load_editor(which)
+    editor = load_editor(which, device=choose_device())
     print(f"loaded {editor.describe()} ({why})", flush=True)
     drawn = sample_edits(EXAMPLES_DRAWN, seed=EXAMPLE_SEED, split="test", size=editor.defaults["resolution"])
     serve(build_demo(editor, examples=varied(drawn, NUM_EXAMPLES)), host, port)

@@ -7,6 +7,7 @@ one would have drawn.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class Trainer:
         self.stop_requested = False
         self._optimizer = make_optimizer(method.parameter_groups(), recipe.optim)
         self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        # fp16 has gradients below its smallest number; the loss is scaled so that they are not lost.
+        self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
         self.average = WeightAverage(method.trainable, recipe.train.ema_decay)
 
     @property
@@ -102,16 +105,19 @@ class Trainer:
             window.waited += time.perf_counter() - waited
             with computing(self._device, recipe.train.precision):
                 loss = self._method.loss(batch, generator)
-            (loss.value / recipe.train.accumulate).backward()
+            self._scaler.scale(loss.value / recipe.train.accumulate).backward()
             window.add(loss.value.item())
             logs.update({k: float(v) for k, v in loss.logs.items()})
+        self._scaler.unscale_(self._optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, recipe.optim.max_grad_norm).item()
-        if not torch.isfinite(torch.tensor(window.last + norm)):
+        # Under fp16 a gradient may overflow while the scale is being found: the scaler skips that step and lowers it.
+        if not math.isfinite(window.last) or not (math.isfinite(norm) or self._scaler.is_enabled()):
             raise UserError(
                 f"step {self.step + 1}: the loss is {window.last} and the gradient norm {norm}; the weights were not touched; "
                 'resume from the last checkpoint with a lower optim.lr or train.precision = "fp32"'
             )
-        self._optimizer.step()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         self.average.update()
         return {**logs, "grad_norm": norm}
@@ -140,6 +146,7 @@ class Trainer:
             "seconds": self.seconds,
             "weights": trained,
             "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
             "average": self.average.state_dict(),
         }
 
@@ -150,6 +157,7 @@ class Trainer:
             for name, value in state["weights"].items():
                 parameters[name].copy_(value)
         self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
         self.average.load_state_dict(state["average"])
 
 

@@ -23,6 +23,7 @@ from editkit.data.prepare import PrepareParams
 from editkit.data.read import open_dataset
 from editkit.errors import UserError
 from editkit.evaluate.report import write_report
+from editkit.evaluate.scores import print_scores
 from editkit.methods import method_class
 from editkit.methods.protocol import Method
 from editkit.models import METADATA, family
@@ -198,6 +199,7 @@ def _finish(setup: Setup, run: Path, trainer: Trainer, record: _Record) -> None:
             record.log({"kind": "final", **_where(trainer), **scores})
             (run / "evaluation").mkdir(exist_ok=True)
             (run / "evaluation" / "scores.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
+            print_scores(scores)
     record.finish("done", trainer)
     print(f"report: {write_report(run)}")
 

@@ -1,0 +1,89 @@
+"""The shipped models: what loads them, how large they are, and that they do what their cards say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionPipeline
+from safetensors import safe_open
+
+from editkit.data.prepare import to_image
+from editkit.evaluate.judge import load_judge, score_captions, score_edits, summarise
+from editkit.lab.avatar_edits import sample_avatars, sample_edits
+from editkit.models.editor import load_editor
+from editkit.models.locate import LAB, locate_model
+
+MEGABYTE = 1_000_000
+STOCK = {"tiny-sd": StableDiffusionPipeline, "tiny-edit": StableDiffusionInstructPix2PixPipeline}
+
+
+def weights(name: str) -> list[Path]:
+    return sorted((LAB / name).rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", [*STOCK, "tiny-sd-vae", "tiny-clip", "judges"])
+def test_weights_are_fp16_and_within_their_budget(name: str) -> None:
+    files = weights(name)
+    assert files
+    budget = 8 if name == "judges" else 24
+    assert sum(f.stat().st_size for f in files) <= budget * MEGABYTE
+    parameters = 0
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            for key in opened.keys():  # noqa: SIM118  it is not a mapping
+                part = opened.get_slice(key)
+                assert part.get_dtype() in ("F16", "I64"), f"{file}: {key}"
+                parameters += torch.Size(part.get_shape()).numel()
+    assert parameters <= 12_000_000
+
+
+@pytest.mark.parametrize("name", [*STOCK, "tiny-sd-vae", "tiny-clip", "judges/reader", "judges/clip"])
+def test_the_card_says_how_it_was_made_and_how_well_it_does(name: str) -> None:
+    card = (LAB / name / "README.md").read_text(encoding="utf-8")
+    for words in ("## Recipe", "```toml", "seed", "hours", "## Scores", "## Data", "CC BY 4.0"):
+        assert words in card, words
+    assert "Not evaluated" not in card
+    for line in card.splitlines():
+        if line.startswith("!["):
+            assert (LAB / name / line.rpartition("(")[2].rstrip(")")).is_file(), line
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_the_stock_pipeline_loads_it_without_a_line_of_ours(name: str) -> None:
+    pipeline = STOCK[name].from_pretrained(locate_model(f"lab:{name}"))
+    pipeline.set_progress_bar_config(disable=True)
+    given = {"image": torch.zeros(1, 3, 64, 64)} if name == "tiny-edit" else {"height": 64, "width": 64}
+    assert pipeline("make the hair red", num_inference_steps=1, **given).images[0].size == (64, 64)
+
+
+def test_the_base_draws_what_captions_say() -> None:
+    examples = sample_avatars(32, seed=41)
+    pipeline = StableDiffusionPipeline.from_pretrained(locate_model("lab:tiny-sd"))
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline(
+        [e.captions[0] for e in examples], num_inference_steps=16, guidance_scale=4.0, height=64, width=64, output_type="pt",
+        generator=[torch.Generator().manual_seed(i) for i in range(len(examples))],
+    ).images  # fmt: skip
+    scores = score_captions(load_judge("lab:judges"), examples, [to_image(x * 2 - 1) for x in drawn])
+    assert scores["attributes"] >= 0.8
+    assert scores["by_attribute"]["style"] == 1.0
+
+
+def test_the_editor_follows_and_keeps() -> None:
+    pairs = sample_edits(48, seed=43)
+    editor = load_editor("lab:tiny-edit")
+    edits = editor.edit([p.source.open() for p in pairs], [p.instructions[0] for p in pairs])
+    scores = summarise(pairs, score_edits(load_judge("lab:judges"), pairs, edits))
+    assert scores["followed"] >= 0.8
+    assert scores["kept"] >= 0.93
+    assert scores["outside_l1"] <= 0.04
+
+
+def test_the_editors_metadata_is_what_its_recipe_evaluates_with() -> None:
+    facts = json.loads((LAB / "tiny-edit" / "editkit.json").read_text(encoding="utf-8"))
+    assert facts["prepare"]["resolution"] == 64
+    assert facts["base"] == "lab:tiny-sd"
+    assert load_editor("lab:tiny-edit").defaults == {**facts["sampling"], "resolution": 64}
