@@ -99,14 +99,26 @@ def phrase(rng: Random, source: Avatar, edits: Sequence[Edit], held_out: bool) -
     return text.replace("a orange", "an orange")
 
 
-def sample_pair(rng: Random, split: str) -> tuple[Avatar, Avatar, str, tuple[Edit, ...]]:
-    """Draws (source, target, category, edits) with both avatars in `split`."""
+def sample_category(rng: Random) -> str:
+    """Draws a kind of edit as often as `CATEGORIES` says."""
     names, weights = zip(*CATEGORIES.items(), strict=True)
+    return rng.choices(names, weights)[0]
+
+
+def sample_pair(rng: Random, split: str, asked: str = "") -> tuple[Avatar, Avatar, str, tuple[Edit, ...]]:
+    """Draws (source, target, category, edits) with both avatars in `split`.
+
+    Args:
+        rng: where the draws come from.
+        split: "train" or "test".
+        asked: the kind of edit; "" = drawn anew for every avatar until one fits, which favours kinds that often fit, most of
+            all "keep" in a small split.
+    """
     while True:
         source = sample_avatar(rng)
         if source.split != split:
             continue
-        category = rng.choices(names, weights)[0]
+        category = asked or sample_category(rng)
         edits: list[Edit] = []
         target = source
         for kind in {"keep": (), "two": (None, None)}.get(category, (category,)):
@@ -124,7 +136,7 @@ def sample_pair(rng: Random, split: str) -> tuple[Avatar, Avatar, str, tuple[Edi
 def edit_pair(seed: int, split: str, index: int, size: int) -> EditPair:
     """Example `index` of a split: two drawings, the exact mask of what differs, and phrasings of the instruction."""
     rng = Random(f"avatar_edits/{seed}/{split}/{index}")
-    source, target, category, edits = sample_pair(rng, split)
+    source, target, category, edits = sample_pair(rng, split, sample_category(rng))
     before, after = render(source, size), render(target, size)
     differs_HW = (np.asarray(before) != np.asarray(after)).any(axis=2)
     mask = Image.fromarray(np.where(differs_HW, 255, 0).astype(np.uint8))

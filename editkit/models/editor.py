@@ -18,6 +18,7 @@ from editkit.errors import UserError
 from editkit.models import METADATA
 from editkit.models.adapters import LORA_FILE, load_lora
 from editkit.models.locate import locate_model
+from editkit.models.quiet import quiet_files
 from editkit.models.stable_diffusion.forward import sample_latents
 from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
 from editkit.runs import find_run
@@ -147,7 +148,8 @@ class StableDiffusionEditor:
 
     def save(self, folder: Path) -> None:
         """Writes the stock pipeline."""
-        self._pipeline.save_pretrained(folder)
+        with quiet_files():
+            self._pipeline.save_pretrained(folder)
 
 
 def load_editor(run: str, *, device: torch.device | None = None) -> StableDiffusionEditor:

@@ -1,4 +1,4 @@
-"""Keeps the loading of local files off the screen."""
+"""Keeps the reading and writing of local weights off the screen."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from transformers.utils import logging
 
 
 @contextlib.contextmanager
-def quiet_loading() -> Generator[None, None, None]:
-    """No progress bar of transformers for weights that are read in milliseconds; downloads keep theirs."""
+def quiet_files() -> Generator[None, None, None]:
+    """No progress bar of transformers for weights that are read or written in milliseconds; downloads keep theirs."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ImageChops
 
-from editkit.lab.avatar_edits import CATEGORIES, captioned_image, edit_pair, phrase, sample_pair
+from editkit.lab.avatar_edits import CATEGORIES, captioned_image, edit_pair, phrase, sample_edits, sample_pair
 from editkit.lab.avatar_words import PHRASINGS, caption
 from editkit.lab.avatars import STYLES, Avatar, is_hidden, render, sample_avatar
 from editkit.lab.judges import attribute_words
@@ -88,6 +89,14 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_others() -> None:
     assert first.source.read_bytes() == again.source.read_bytes()
     assert first.instructions == again.instructions
     assert first.source.read_bytes() != other.source.read_bytes()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_kinds_of_edit_are_as_frequent_as_stated_in_both_splits(split: str) -> None:
+    found = Counter(pair.category for pair in sample_edits(420, seed=5, split=split, size=8))
+    for kind, weight in CATEGORIES.items():
+        expected = 420 * weight / sum(CATEGORIES.values())
+        assert abs(found[kind] - expected) < 4 * expected**0.5, kind
 
 
 def test_train_and_test_share_no_avatar() -> None:

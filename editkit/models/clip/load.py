@@ -15,7 +15,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from editkit.errors import UserError
 from editkit.models.locate import locate_model
-from editkit.models.quiet import quiet_loading
+from editkit.models.quiet import quiet_files
 from editkit.models.tokenizer import train_clip_tokenizer
 from editkit.recipe.schema import PositiveInt, Section
 
@@ -48,9 +48,10 @@ class ClipParts:
         return {"clip": self.model}
 
     def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        with quiet_files():
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
 
 
 def load(base: str, options: Options, texts: Callable[[], Iterable[str]] | None = None) -> ClipParts:
@@ -60,7 +61,7 @@ def load(base: str, options: Options, texts: Callable[[], Iterable[str]] | None 
             raise UserError("[model]: found neither base nor width; expected one of them")
         folder = locate_model(base)
         try:
-            with quiet_loading():
+            with quiet_files():
                 return ClipParts(
                     base,
                     CLIPModel.from_pretrained(folder, dtype=torch.float32).eval(),

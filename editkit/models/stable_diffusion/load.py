@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from editkit.errors import UserError
 from editkit.models.locate import locate_model
-from editkit.models.quiet import quiet_loading
+from editkit.models.quiet import quiet_files
 from editkit.models.tokenizer import train_clip_tokenizer
 from editkit.recipe.schema import PositiveFloat, PositiveInt, Section
 
@@ -143,11 +143,12 @@ class StableDiffusion:
 
     def save(self, folder: Path) -> None:
         """Writes the parts in the stock layout; as a whole pipeline when all are there."""
-        if self._parts.keys() == PARTS.keys():
-            self.pipeline(StableDiffusionPipeline).save_pretrained(folder)
-            return
-        for name, part in self._parts.items():
-            part.save_pretrained(folder / name)
+        with quiet_files():
+            if self._parts.keys() == PARTS.keys():
+                self.pipeline(StableDiffusionPipeline).save_pretrained(folder)
+                return
+            for name, part in self._parts.items():
+                part.save_pretrained(folder / name)
 
     def pipeline(self, kind: type) -> Any:
         """The parts as a stock pipeline of that class, without a safety checker."""
@@ -198,7 +199,7 @@ def _load_parts(parts: StableDiffusion, folder: Path) -> None:
         # transformers and diffusers have different names for the same option.
         precision = {"text_encoder": "dtype", "vae": "torch_dtype", "unet": "torch_dtype"}.get(name)
         try:
-            with quiet_loading():
+            with quiet_files():
                 parts.put(name, kind.from_pretrained(folder / name, **({precision: torch.float32} if precision else {})))
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"{folder / name}: cannot be loaded as {kind.__name__}: {str(error).splitlines()[0]}") from error
@@ -206,7 +207,7 @@ def _load_parts(parts: StableDiffusion, folder: Path) -> None:
 
 def _load_text_tower(parts: StableDiffusion, folder: Path) -> None:
     try:
-        with quiet_loading():
+        with quiet_files():
             parts.put("tokenizer", CLIPTokenizer.from_pretrained(folder))
             parts.put("text_encoder", CLIPTextModel.from_pretrained(folder, dtype=torch.float32))
     except (OSError, ValueError) as error:
