@@ -7,7 +7,7 @@ and the same three numbers give the same bytes.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -16,12 +16,23 @@ from PIL import Image
 
 from editkit.data.examples import CaptionedImage, EditPair
 from editkit.data.pictures import Picture
-from editkit.lab.avatar_words import PHRASINGS, SUBJECTS, VERBS, bare, caption, noun, part
+from editkit.lab.avatar_words import (
+    HELD_OUT,
+    IN_CAPTIONS,
+    IN_TRAINING,
+    SUBJECTS,
+    VERBS,
+    bare,
+    caption,
+    in_good_grammar,
+    noun,
+    part,
+)
 from editkit.lab.avatars import STYLES, Attribute, Avatar, is_drawable, is_hidden, render, sample_avatar
 
 # How often each kind of edit is drawn; kinds of one attribute follow from what the avatar has.
 CATEGORIES = {"colour": 4, "add": 3, "remove": 2, "replace": 3, "background": 2, "expression": 3, "two": 3, "keep": 1}
-NUM_PHRASINGS = 4  # instructions kept with every pair
+NUM_PHRASINGS = 8  # instructions kept with every pair
 NUM_CAPTIONS = 6  # captions kept with every picture; the first names everything
 INSTRUCTION_SHARE = 0.5  # of the captions behind the first that are worded as an instruction
 
@@ -74,14 +85,14 @@ def _allows(source: Avatar, attribute: Attribute, category: str) -> bool:
     ) > 0
 
 
-def phrase(rng: Random, source: Avatar, edits: Sequence[Edit], held_out: bool) -> str:
-    """Puts one edit, two or none ("keep") into words, with a phrasing of training or a held-out one."""
+def phrase(rng: Random, source: Avatar, edits: Sequence[Edit], phrasings: Mapping[str, Sequence[str]]) -> str:
+    """Puts one edit, two or none ("keep") into words, with one of these phrasings (see `editkit.lab.avatar_words`)."""
     who = rng.choice(SUBJECTS[source.style])
     if not edits:
-        return rng.choice(PHRASINGS["keep"][held_out]).format(who=who)
+        return rng.choice(phrasings["keep"]).format(who=who)
     if len(edits) == 2:
-        first, second = (phrase(rng, source, (e,), held_out) for e in edits)
-        return rng.choice(PHRASINGS["two"][held_out]).format(first=first, second=second)
+        first, second = (phrase(rng, source, (e,), phrasings) for e in edits)
+        return rng.choice(phrasings["two"]).format(first=first, second=second)
     (edit,) = edits
     name, new = edit.attribute, edit.changes[edit.attribute]
     words = {"who": who}
@@ -93,7 +104,7 @@ def phrase(rng: Random, source: Avatar, edits: Sequence[Edit], held_out: bool) -
         old = source.values[name]
         words["old"] = bare(noun(name, old)) if old != "none" else ""
         words["verb"] = VERBS.get(name, {}).get(new, "")
-    text = rng.choice(PHRASINGS[edit.category][held_out]).format(**words)
+    text = rng.choice(phrasings[edit.category]).format(**words)
     if words.get("part", "").endswith(("hair", "s", "ae")):  # "give it a red horns"
         text = text.replace(f" a {new} ", f" {new} ")
     return text.replace("a orange", "an orange")
@@ -140,7 +151,8 @@ def edit_pair(seed: int, split: str, index: int, size: int) -> EditPair:
     before, after = render(source, size), render(target, size)
     differs_HW = (np.asarray(before) != np.asarray(after)).any(axis=2)
     mask = Image.fromarray(np.where(differs_HW, 255, 0).astype(np.uint8))
-    instructions = [phrase(rng, source, edits, held_out=split == "test") for _ in range(NUM_PHRASINGS)]
+    phrasings = HELD_OUT if split == "test" else IN_TRAINING
+    instructions = [in_good_grammar(phrase(rng, source, edits, phrasings)) for _ in range(NUM_PHRASINGS)]
     return EditPair(
         key=f"{split}-{index:06d}",
         source=_png(before),
@@ -190,21 +202,21 @@ def _as_if_edited(rng: Random, avatar: Avatar) -> str:
         if other.style != avatar.style:
             continue
         if category == "keep":
-            return phrase(rng, avatar, (), held_out=False)
+            return phrase(rng, avatar, (), IN_CAPTIONS)
         if category == "two":
             continue
         (edit,) = edits
         if edit.category == "remove":
             if avatar.values[edit.attribute] != "none":
                 continue
-            return phrase(rng, other, (edit,), held_out=False)
+            return phrase(rng, other, (edit,), IN_CAPTIONS)
         if any(avatar.facts.get(n, "none") in ("none", other.values[n]) for n in edit.changes):
             continue
         return phrase(
             rng,
             other,
             (Edit(edit.category, edit.attribute, {n: avatar.values[n] for n in edit.changes}),),
-            held_out=False,
+            IN_CAPTIONS,
         )
 
 

@@ -6,6 +6,7 @@ over the words of the edit: `{part}`, `{old}` and `{new}` are noun phrases, `{wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from random import Random
 
@@ -94,6 +95,141 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }  # fmt: skip
 
 
+# Further phrasings for training on edits alone. The captions, from which the text tower learned, have those above; with these a
+# model sees the words of the held-out ones in other company, and verbs enough to guess what another one means.
+FURTHER_PHRASINGS: dict[str, tuple[str, ...]] = {
+    "colour": (
+        "set the {part} to {new}",
+        "change the colour of the {part} to {new}",
+        "i would like the {part} to be {new}",
+        "i want a {new} {part}",
+        "could the {part} be {new}",
+        "do the {part} in {new}",
+        "{new} for the {part}",
+        "dye the {part} {new}",
+        "show the {part} in {new}",
+        "let {who} have a {new} {part}",
+        "the colour of the {part} should be {new}",
+        "the {part} in {new}, please",
+        "can you make the {part} {new}",
+    ),
+    "add": (
+        "can you add {new}",
+        "could you draw {new} on {who}",
+        "get {who} {new}",
+        "{who} should have {new}",
+        "include {new}",
+        "i want {who} to have {new}",
+        "i want to see {new}",
+        "set {new} on {who}",
+        "{who} could use {new}",
+        "show {new} too",
+        "now with {new}",
+        "have {new} added to {who}",
+        "i would like {who} with {new}",
+    ),
+    "remove": (
+        "i want the {old} removed",
+        "the {old} should go",
+        "the {old} must disappear",
+        "the {old} has to go",
+        "i do not want the {old}",
+        "no more {old}",
+        "there should be no {old}",
+        "{who} should have no {old}",
+        "show {who} without the {old}",
+        "leave out the {old}",
+        "throw out the {old}",
+        "wipe away the {old}",
+        "cut the {old}",
+        "strip off the {old}",
+        "let the {old} vanish",
+        "could the {old} go",
+    ),
+    "replace": (
+        "i would like {new} instead of the {old}",
+        "not the {old} but {new}",
+        "trade the {old} for {new}",
+        "make the {old} into {new}",
+        "let {who} have {new} instead of the {old}",
+        "could the {old} be {new}",
+        "no {old}, {new} please",
+        "substitute {new} for the {old}",
+        "i want {new} in place of the {old}",
+        "show {who} with {new} instead of the {old}",
+        "the {old} should become {new}",
+        "let it be {new}, no longer the {old}",
+        "get rid of the {old} and give {who} {new}",
+    ),
+    "background": (
+        "i would like a {new} background",
+        "set the background to {new}",
+        "could the background be {new}",
+        "show {who} on a {new} background",
+        "do the background in {new}",
+        "{new} as the background",
+        "colour the background {new}",
+        "change the colour of the background to {new}",
+        "i want {new} behind {who}",
+        "a background in {new}, please",
+        "fill the background with {new}",
+        "the backdrop should be {new}",
+        "paint the backdrop {new}",
+    ),
+    "expression": (
+        "could {who} have {new}",
+        "i would like {new}",
+        "i want {who} to {verb}",
+        "show {new}",
+        "set the expression to {new}",
+        "{who} should {verb}",
+        "can {who} {verb}",
+        "turn the expression into {new}",
+        "i want to see {new}",
+        "draw {new}",
+        "{who} should have {new}",
+        "please {verb}",
+        "let there be {new}",
+    ),
+    "keep": (
+        "i do not want any changes",
+        "leave it",
+        "keep everything",
+        "nothing to do",
+        "let the picture stay as it is",
+        "do not edit anything",
+        "touch nothing",
+        "i want the same picture",
+        "make no changes",
+        "everything is fine as it is",
+        "no change is needed",
+        "let nothing change",
+        "show the same picture",
+    ),
+    "two": (
+        "{first}. {second}",
+        "{first}, also {second}",
+        "{first} as well as {second}",
+        "do two things: {first}, {second}",
+        "first {first}; next {second}",
+        "at once {first} and {second}",
+        "{first}, next {second}",
+        "i want both: {first} and {second}",
+        "not only {first} but also {second}",
+        "{first} and together with it {second}",
+        "two edits: {first}; {second}",
+        "after {first}, {second}",
+        "{first}; that done, {second}",
+    ),
+}
+
+IN_CAPTIONS: Mapping[str, Sequence[str]] = {kind: training for kind, (training, _) in PHRASINGS.items()}
+IN_TRAINING: Mapping[str, Sequence[str]] = {
+    kind: training + FURTHER_PHRASINGS[kind] for kind, (training, _) in PHRASINGS.items()
+}
+HELD_OUT: Mapping[str, Sequence[str]] = {kind: held_out for kind, (_, held_out) in PHRASINGS.items()}
+
+
 def noun(attribute: str, value: str, colour: str = "") -> str:
     """The noun phrase of a value: `noun("hair", "bun", "red")` is "a red bun"."""
     phrase = NOUNS[attribute][value].format(c=f"{colour} " if colour else "")
@@ -107,6 +243,12 @@ def part(attribute: str, values: Mapping[str, str]) -> str:
     if attribute == "topper colour":
         return bare(noun("topper", values["topper"]))
     return {"body colour": "body", "clothes colour": "shirt", "background": "background"}[attribute]
+
+
+def in_good_grammar(text: str) -> str:
+    """What a template over fixed noun phrases gets wrong: "a afro", "could them wink"."""
+    text = re.sub(r"\b(could|can) them\b", r"\1 they", re.sub(r"\bthem (should|could)\b", r"they \1", text))
+    return re.sub(r"\ba (?=afro|orange)", "an ", text)
 
 
 def bare(phrase: str) -> str:

@@ -73,6 +73,7 @@ class Trainer:
                 started = time.perf_counter()
                 logs = self._one_step(batches, window)
                 self.step += 1
+                window.elapsed += time.perf_counter() - started
                 self.seconds += time.perf_counter() - started
                 bar.advance(1, loss=f"{window.loss:.4f}", samples_s=f"{window.rate(options.batch_size):.0f}")
                 last = self.step == options.steps
@@ -162,12 +163,11 @@ class Trainer:
 
 
 class _Window:
-    """Figures since the last log line."""
+    """Figures since the last log line; times are of the steps alone, without what is saved and previewed between them."""
 
     def __init__(self) -> None:
-        self._started = time.perf_counter()
         self._losses: list[float] = []
-        self._passes = 0
+        self.elapsed = 0.0
         self.waited = 0.0
         self.last = float("nan")
 
@@ -178,10 +178,6 @@ class _Window:
     @property
     def loss(self) -> float:
         return sum(self._losses) / len(self._losses)
-
-    @property
-    def elapsed(self) -> float:
-        return time.perf_counter() - self._started
 
     def rate(self, batch_size: int) -> float:
         """Samples a second."""

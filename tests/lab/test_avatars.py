@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import ImageChops
 
 from editkit.lab.avatar_edits import CATEGORIES, captioned_image, edit_pair, phrase, sample_edits, sample_pair
-from editkit.lab.avatar_words import PHRASINGS, caption
+from editkit.lab.avatar_words import HELD_OUT, IN_CAPTIONS, IN_TRAINING, PHRASINGS, caption, in_good_grammar
 from editkit.lab.avatars import STYLES, Avatar, is_hidden, render, sample_avatar
 from editkit.lab.judges import attribute_words
 
@@ -28,10 +28,33 @@ def test_the_world_is_as_large_as_promised() -> None:
 
 def test_every_kind_of_edit_has_eight_phrasings_and_held_out_ones() -> None:
     assert set(PHRASINGS) == set(CATEGORIES)
-    for train, test in PHRASINGS.values():
-        assert len(set(train)) >= 8
+    for kind in CATEGORIES:
+        train, test = IN_TRAINING[kind], HELD_OUT[kind]
+        assert set(IN_CAPTIONS[kind]) < set(train)
+        assert len(set(train)) == len(train) >= 20
         assert len(set(test)) >= 3
-        assert not set(train) & set(test)
+    every = {template for templates in HELD_OUT.values() for template in templates}
+    assert not every & {template for templates in IN_TRAINING.values() for template in templates}
+
+
+def test_no_training_pair_is_worded_as_a_test_pair_is() -> None:
+    said = {
+        split: {t for p in sample_edits(300, seed=8, split=split, size=8) for t in p.instructions}
+        for split in ("train", "test")
+    }
+    assert len(said["train"]) > 1000
+    assert not said["train"] & said["test"]
+
+
+@pytest.mark.parametrize(
+    ("text", "better"),
+    [
+        ("could them wink", "could they wink"), ("them should have a afro", "they should have an afro"),
+        ("give them a orange shirt", "give them an orange shirt"), ("can the person wink", "can the person wink"),
+    ],
+)  # fmt: skip
+def test_grammar_of_filled_in_templates(text: str, better: str) -> None:
+    assert in_good_grammar(text) == better
 
 
 @settings(max_examples=60, deadline=None)
@@ -45,7 +68,7 @@ def test_an_edit_changes_what_it_says_and_nothing_else_that_was_there(seed: int)
         shared = source.facts.keys() & target.facts.keys()
         assert {n for n in shared if source.facts[n] != target.facts[n]} <= asked
         assert (category == "keep") == (source == target)
-        text = phrase(rng, source, edits, held_out=split == "test")
+        text = phrase(rng, source, edits, HELD_OUT if split == "test" else IN_TRAINING)
         assert text
         assert "{" not in text
         assert "  " not in text
