@@ -15,7 +15,7 @@ from editkit.data.prepare import to_network
 from editkit.diffusion.losses import denoising_target, min_snr_weight
 from editkit.evaluate.edits import evaluate_editor, write_preview
 from editkit.methods.protocol import Batch, Loss
-from editkit.models.adapters import adapter_parameters, add_lora, save_lora
+from editkit.models.adapters import TEXT_ENCODER, adapter_parameters, add_lora, save_lora
 from editkit.models.editor import StableDiffusionEditor
 from editkit.models.stable_diffusion.forward import TextStates, concat_source, draw_latents
 from editkit.models.stable_diffusion.load import StableDiffusion
@@ -24,13 +24,15 @@ from editkit.recipe.schema import Fraction, Recipe, Section
 
 
 class InstructEdit:
-    """Trains the UNet whole, or adapters in it together with the widened first layer."""
+    """Trains the UNet whole, or adapters in it together with the widened first layer; the text encoder where it has a rate."""
 
     class Options(Section):
         """The further keys of `[method]`."""
 
         conditioning_dropout: Fraction = 0.05  # p: text alone, both, and source alone are each dropped with p
         min_snr_gamma: float = 0.0  # 0 = every noise level counts alike, as published
+        # 0 = frozen, as published; CLIP knows the web's language, a tower that learned from captions alone no instructions
+        text_encoder_lr: float = 0.0
 
     kind = "edit_pairs"
 
@@ -39,31 +41,34 @@ class InstructEdit:
         self._options = options
         self._parts = parts
         parts.vae.requires_grad_(False)
-        parts.text_encoder.requires_grad_(False)
+        parts.text_encoder.requires_grad_(options.text_encoder_lr > 0)
         widen_conv_in(parts.unet, 2 * parts.latent_channels)
         if recipe.adapter is not None:
             add_lora(parts.unet, recipe.adapter, ["to_q", "to_k", "to_v", "to_out.0"])
             parts.unet.conv_in.requires_grad_(True)  # it has new channels, which no adapter of low rank could learn
         if recipe.train.gradient_checkpointing:
             parts.unet.enable_gradient_checkpointing()
+        self._trainable = nn.ModuleDict({"unet": parts.unet, "text_encoder": parts.text_encoder})
         self._encoded = TextStates(parts)
 
     @property
     def trainable(self) -> nn.Module:
-        return self._parts.unet
+        return self._trainable
 
     @property
     def frozen_encoders(self) -> dict[str, nn.Module]:
         return {"vae": self._parts.vae}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        if self._recipe.adapter is None:
-            return [{"params": list(self._parts.unet.parameters())}]
-        lr = self._recipe.adapter.lr or self._recipe.optim.lr
-        return [
-            {"params": adapter_parameters(self._parts.unet), "lr": lr},
-            {"params": list(self._parts.unet.conv_in.parameters())},
-        ]
+        groups: list[dict[str, Any]] = [{"params": list(self._parts.unet.parameters())}]
+        if self._recipe.adapter is not None:
+            groups = [
+                {"params": adapter_parameters(self._parts.unet), "lr": self._recipe.adapter.lr or self._recipe.optim.lr},
+                {"params": list(self._parts.unet.conv_in.parameters())},
+            ]
+        if self._options.text_encoder_lr:
+            groups.append({"params": list(self._parts.text_encoder.parameters()), "lr": self._options.text_encoder_lr})
+        return groups
 
     def images_of(self, example: EditPair) -> Sequence[Image.Image]:
         return example.source.open(), example.target.open()
@@ -126,6 +131,8 @@ class InstructEdit:
             self._editor().save(folder / "model")
             return folder / "model"
         save_lora(self._parts.unet, folder / "adapter")
+        if self._options.text_encoder_lr:
+            self._parts.text_encoder.save_pretrained(folder / "adapter" / TEXT_ENCODER)
         return folder / "adapter"
 
 

@@ -13,13 +13,16 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import CLIPTextModel
 
 from editkit.errors import UserError
+from editkit.models.quiet import quiet_files
 from editkit.models.surgery import widen_conv_in
 from editkit.recipe.schema import Adapter
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 CONV_IN_FILE = "conv_in.safetensors"
+TEXT_ENCODER = "text_encoder"  # folder beside the adapter, where the run trained the text encoder too
 
 
 def add_lora(network: Any, options: Adapter, preset: list[str]) -> None:
@@ -69,3 +72,6 @@ def load_lora(pipeline: Any, folder: Path) -> None:
         pipeline.unet.conv_in.weight.copy_(conv_in["weight"])
         pipeline.unet.conv_in.bias.copy_(conv_in["bias"])
     pipeline.unet.load_lora_adapter(folder, weight_name=LORA_FILE, prefix="unet")
+    if (folder / TEXT_ENCODER).is_dir():
+        with quiet_files():
+            pipeline.text_encoder = CLIPTextModel.from_pretrained(folder / TEXT_ENCODER, dtype=torch.float32)

@@ -196,5 +196,7 @@ def _load_adapter(folder: Path, facts: dict[str, Any]) -> StableDiffusion:
     if "base" not in facts:
         raise UserError(f"{folder}: found no {METADATA}, so it is not known which model the adapter belongs to")
     parts = load(facts["base"], Options())
-    load_lora(parts.pipeline(StableDiffusionInstructPix2PixPipeline), folder)
+    pipeline = parts.pipeline(StableDiffusionInstructPix2PixPipeline)
+    load_lora(pipeline, folder)
+    parts.put("text_encoder", pipeline.text_encoder)
     return parts

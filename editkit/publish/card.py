@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from editkit.evaluate.scores import BASELINES, FIGURES, figure
+from editkit.models.adapters import TEXT_ENCODER
 from editkit.publish.export import SAMPLES_FILE, FinishedRun
 
 LICENCE_FILE = "LICENSE.md"  # the Hub's spelling
@@ -29,14 +30,18 @@ from diffusers import StableDiffusionInstructPix2PixPipeline
 {base_import}from huggingface_hub import snapshot_download
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
-
+{encoder_import}
 pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained({base}, safety_checker=None)
 folder = snapshot_download("{repo}")
 pipe.unet.conv_in = torch.nn.Conv2d({in_channels}, {out_channels}, 3, padding=1)  # it takes the source in too
 pipe.unet.conv_in.load_state_dict(load_file(f"{{folder}}/conv_in.safetensors"))
 pipe.unet.register_to_config(in_channels={in_channels})
 pipe.unet.load_lora_adapter(folder, weight_name="pytorch_lora_weights.safetensors", prefix="unet")
-{use}"""
+{text_encoder}{use}"""
+
+LOAD_TEXT_ENCODER = """\
+pipe.text_encoder = CLIPTextModel.from_pretrained(f"{folder}/text_encoder")  # the run trained it too
+"""
 
 USE_EDITOR = """\
 source = ImageOps.fit(Image.open("source.png").convert("RGB"), ({side}, {side}))
@@ -102,9 +107,12 @@ def loading_lines(run: FinishedRun, repo: str) -> str:
         base, base_import = f"locate_model({base})", "from editkit.models.locate import locate_model\n"
     elif not hub_base(run):
         base = '"PATH/TO/THE/BASE"'
+    has_encoder = (run.weights / TEXT_ENCODER).is_dir()
     return LOAD_ADAPTER.format(
-        repo=repo, base=base, base_import=base_import, in_channels=in_channels, out_channels=out_channels, use=use
-    )
+        repo=repo, base=base, base_import=base_import, in_channels=in_channels, out_channels=out_channels, use=use,
+        text_encoder=LOAD_TEXT_ENCODER if has_encoder else "",
+        encoder_import="from transformers import CLIPTextModel\n" if has_encoder else "",
+    )  # fmt: skip
 
 
 def hub_base(run: FinishedRun) -> str | None:

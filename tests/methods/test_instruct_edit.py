@@ -30,9 +30,12 @@ def recipe(**changes: object) -> Recipe:
     return Recipe(**(values | changes))
 
 
-def make(tiny_sd: Path, dropout: float = 0.05, adapter: Adapter | None = None) -> tuple[InstructEdit, StableDiffusion]:
+def make(
+    tiny_sd: Path, dropout: float = 0.05, adapter: Adapter | None = None, text_encoder_lr: float = 0.0
+) -> tuple[InstructEdit, StableDiffusion]:
     parts = load(str(tiny_sd), Options())
-    return InstructEdit(recipe(adapter=adapter), InstructEdit.Options(conditioning_dropout=dropout), parts), parts
+    options = InstructEdit.Options(conditioning_dropout=dropout, text_encoder_lr=text_encoder_lr)
+    return InstructEdit(recipe(adapter=adapter), options, parts), parts
 
 
 def batch(method: InstructEdit, count: int = 4) -> dict:
@@ -142,15 +145,28 @@ def test_lora_trains_adapters_and_the_whole_first_layer(tiny_sd: Path) -> None:
     assert sum(len(g["params"]) for g in method.parameter_groups()) == len(trained)
 
 
-def test_exported_lora_edits_like_the_trained_one(tiny_sd: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("adapter", [None, Adapter(rank=4, alpha=8)])
+def test_the_text_encoder_is_trained_where_it_has_a_rate_of_its_own(tiny_sd: Path, adapter: Adapter | None) -> None:
+    method, parts = make(tiny_sd, dropout=0.0, adapter=adapter, text_encoder_lr=3e-4)
+    method.loss(batch(method), torch.Generator().manual_seed(1)).value.backward()
+    assert all(p.grad is not None for p in parts.text_encoder.parameters())
+    *_, group = method.parameter_groups()
+    assert group["lr"] == 3e-4
+    assert {id(p) for p in group["params"]} == {id(p) for p in parts.text_encoder.parameters()}
+    grouped = [p for g in method.parameter_groups() for p in g["params"]]
+    assert {id(p) for p in grouped} == {id(p) for p in method.trainable.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("text_encoder_lr", [0.0, 3e-4])
+def test_exported_lora_edits_like_the_trained_one(tiny_sd: Path, tmp_path: Path, text_encoder_lr: float) -> None:
     from editkit.models.editor import load_editor
     from tests.tiny import picture
 
-    method, parts = make(tiny_sd, adapter=Adapter(rank=4, alpha=8))
+    method, _ = make(tiny_sd, adapter=Adapter(rank=4, alpha=8), text_encoder_lr=text_encoder_lr)
     method._recipe = recipe(adapter=Adapter(rank=4, alpha=8), model=Model(family="stable_diffusion", base=str(tiny_sd)))
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        for p in parts.unet.parameters():
+        for p in method.trainable.parameters():
             if p.requires_grad:
                 p.add_(torch.randn(p.shape, generator=generator) * 0.05)
     facts = {"base": str(tiny_sd), "sampling": {"steps": 20}, "prepare": {"resolution": 32}}
