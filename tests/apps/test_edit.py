@@ -21,7 +21,6 @@ from editkit.data.examples import EditPair
 from editkit.data.pictures import Picture
 from editkit.evaluate.pictures import guidance_grid
 from editkit.models.editor import StableDiffusionEditor
-from editkit.models.locate import LAB
 from tests.apps.conftest import SIDE, Watched, free_port
 from tests.tiny import encoded, picture
 
@@ -195,8 +194,6 @@ def test_examples_are_of_many_kinds_and_all_ask_for_something() -> None:
 
 @pytest.fixture(scope="module")
 def shipped() -> Iterator[str]:
-    if not (LAB / "tiny-edit").is_dir():
-        pytest.skip("lab:tiny-edit is not trained yet: editkit/lab/checkpoints/tiny-edit is not there")
     from editkit.lab.avatar_edits import sample_edits
     from editkit.models.editor import load_editor
 
