@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from editkit.data.buckets import Size
+from editkit.data.draws import Draws
+
 
 @dataclass(frozen=True, slots=True)
 class PrepareParams:
@@ -40,26 +43,30 @@ class View:
     y: float = 0.5
 
 
-def draw_view(params: PrepareParams, flip_probability: float, generator: torch.Generator) -> View:
-    """Draws the view of one example: one coin and one crop for all of its pictures."""
-    coin, x, y = torch.rand(3, generator=generator).tolist()
+def draw_views(params: PrepareParams, flip_probability: float, draws: Draws) -> list[View]:
+    """Draws the view of every example of a batch: one coin and one crop for all pictures of an example."""
     random_crop = params.crop == "random"
-    return View(coin < flip_probability, x if random_crop else 0.5, y if random_crop else 0.5)
+    return [
+        View(coin < flip_probability, x if random_crop else 0.5, y if random_crop else 0.5) for coin, x, y in draws.uniform(3).tolist()
+    ]
 
 
-def prepare(images: Sequence[Image.Image], params: PrepareParams, view: View | None = None) -> torch.Tensor:
+def prepare(
+    images: Sequence[Image.Image], params: PrepareParams, view: View | None = None, size: Size | None = None
+) -> torch.Tensor:
     """Pictures of one example, all through the same geometry.
 
     Args:
         images: RGB pictures; each is scaled and cropped by its own size but at the same relative place.
         params: the fixed part of the geometry.
         view: the drawn part; None = centre crop, no flip.
+        size: the bucket, (width, height) in px; None = the square of `params.resolution`.
 
     Returns:
-        uint8 tensor (len(images), 3, resolution, resolution).
+        uint8 tensor (len(images), 3, height, width).
     """
     view = view or View()
-    size = (params.resolution, params.resolution)
+    size = size or (params.resolution, params.resolution)
     arrays = []
     for image in images:
         if image.size != size:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from editkit.data.cache import Store
+from editkit.data.draws import Draws
 from editkit.data.examples import CaptionedImage, Dataset
+from editkit.data.pictures import Picture
 from editkit.data.prepare import PrepareParams, prepare, to_network
 from editkit.methods.protocol import Batch, Loss
 from editkit.models.attribute_reader.load import ReaderParts
@@ -56,8 +59,8 @@ class AttributeReading:
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self._reader.parameters())}]
 
-    def images_of(self, example: CaptionedImage) -> Sequence[Image.Image]:
-        return (example.image.open(),)
+    def pictures_of(self, example: CaptionedImage) -> Sequence[Picture]:
+        return (example.image,)
 
     def texts_of(self, example: CaptionedImage) -> tuple[str, ...]:
         return ("",)
@@ -69,8 +72,11 @@ class AttributeReading:
     def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
         return {"image": pixels_BNCHW[:, 0]}
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Loss:
-        images = disturb(to_network(batch["image"]), self._options.disturbed, generator)
+    def cache_texts(self, texts: Iterable[str], store: Store) -> None:
+        return
+
+    def loss(self, batch: Batch, draws: Draws) -> Loss:
+        images = disturb(to_network(batch["image"]), self._options.disturbed, draws)
         logits = self._reader(images)
         losses, right, shown = [], 0.0, 0
         for column, name in enumerate(self._words):
@@ -88,7 +94,7 @@ class AttributeReading:
         readings = []
         for start in range(0, len(examples), 100):
             chunk = examples[start : start + 100]
-            images = torch.cat([prepare(self.images_of(e), self._params) for e in chunk])
+            images = torch.cat([prepare([e.image.open()], self._params) for e in chunk])
             logits = self._reader(to_network(images))
             best = {n: v.argmax(1).tolist() for n, v in logits.items()}
             readings += [{n: self._words[n][best[n][i]] for n in self._words} for i in range(len(chunk))]
@@ -135,13 +141,12 @@ def reading_accuracy(examples: Sequence[CaptionedImage], readings: Sequence[Mapp
     return {name: sum(values) / len(values) for name, values in sorted(right.items())}
 
 
-def disturb(images_BCHW: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+def disturb(images_BCHW: torch.Tensor, share: float, draws: Draws) -> torch.Tensor:
     """Blurs, brightens and adds noise to a share of the pictures."""
-    count = len(images_BCHW)
-    draws = torch.rand(count, 4, generator=generator).to(images_BCHW)
-    noise = torch.randn(images_BCHW.shape, generator=generator).to(images_BCHW)
+    amount_BN = draws.uniform(4).to(images_BCHW)
+    noise = draws.normal(images_BCHW)
     blurred = F.avg_pool2d(F.pad(images_BCHW, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    mix = draws[:, 0].view(-1, 1, 1, 1) * 0.8
+    mix = amount_BN[:, 0].view(-1, 1, 1, 1) * 0.8
     disturbed = images_BCHW * (1 - mix) + blurred * mix
-    disturbed = disturbed + (draws[:, 1].view(-1, 1, 1, 1) - 0.5) * 0.12 + noise * draws[:, 2].view(-1, 1, 1, 1) * 0.08
-    return torch.where((draws[:, 3] < share).view(-1, 1, 1, 1), disturbed, images_BCHW)
+    disturbed = disturbed + (amount_BN[:, 1].view(-1, 1, 1, 1) - 0.5) * 0.12 + noise * amount_BN[:, 2].view(-1, 1, 1, 1) * 0.08
+    return torch.where((amount_BN[:, 3] < share).view(-1, 1, 1, 1), disturbed, images_BCHW)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from editkit.data.cache import Store
+from editkit.data.draws import Draws
 from editkit.data.examples import CaptionedImage, Dataset
+from editkit.data.pictures import Picture
 from editkit.data.prepare import PrepareParams, prepare, to_image, to_network
 from editkit.evaluate.metrics import psnr
 from editkit.evaluate.pictures import contact_sheet
@@ -52,8 +55,8 @@ class Autoencoder:
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self._vae.parameters())}]
 
-    def images_of(self, example: CaptionedImage) -> Sequence[Image.Image]:
-        return (example.image.open(),)
+    def pictures_of(self, example: CaptionedImage) -> Sequence[Picture]:
+        return (example.image,)
 
     def texts_of(self, example: CaptionedImage) -> tuple[str, ...]:
         return ("",)
@@ -64,10 +67,13 @@ class Autoencoder:
     def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
         return {"image": pixels_BNCHW[:, 0]}
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Loss:
+    def cache_texts(self, texts: Iterable[str], store: Store) -> None:
+        return
+
+    def loss(self, batch: Batch, draws: Draws) -> Loss:
         image_BCHW = to_network(batch["image"])
         posterior = self._vae.encode(image_BCHW).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
+        noise = draws.normal(posterior.mean)
         drawn_BCHW = self._vae.decode(posterior.mean + posterior.std * noise).sample.float()
         pixel = F.l1_loss(drawn_BCHW, image_BCHW)
         down, right = (F.l1_loss(a, b) for a, b in zip(_differences(drawn_BCHW), _differences(image_BCHW), strict=True))
@@ -102,7 +108,7 @@ class Autoencoder:
     def finish(self, dataset: Dataset[CaptionedImage]) -> None:
         """Sets the scaling factor to 1 / std of the latents, so that diffusion starts from unit variance (section G)."""
         count = min(LATENT_STD_IMAGES, len(dataset))
-        pixels = torch.cat([prepare(self.images_of(dataset[i]), self._params) for i in range(count)])
+        pixels = torch.cat([prepare([dataset[i].image.open()], self._params) for i in range(count)])
         latents = torch.cat([self._vae.encode(to_network(p)).latent_dist.sample() for p in pixels.split(100)])
         self._vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
 

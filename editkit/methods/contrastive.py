@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from editkit.data.cache import Store
+from editkit.data.draws import Draws
 from editkit.data.examples import CaptionedImage, Dataset
+from editkit.data.pictures import Picture
 from editkit.methods.protocol import Batch, Loss
 from editkit.models.clip.load import ClipEncoder, ClipParts, image_features, text_features
 from editkit.recipe.schema import Recipe, Section
@@ -48,8 +51,8 @@ class Contrastive:
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self._parts.model.parameters())}]
 
-    def images_of(self, example: CaptionedImage) -> Sequence[Image.Image]:
-        return (example.image.open(),)
+    def pictures_of(self, example: CaptionedImage) -> Sequence[Picture]:
+        return (example.image,)
 
     def texts_of(self, example: CaptionedImage) -> tuple[str, ...]:
         return example.captions if self._options.partial_captions else example.captions[:1]
@@ -60,7 +63,10 @@ class Contrastive:
     def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
         return {"image": pixels_BNCHW[:, 0]}
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Loss:
+    def cache_texts(self, texts: Iterable[str], store: Store) -> None:
+        return
+
+    def loss(self, batch: Batch, draws: Draws) -> Loss:
         pixels = (batch["image"].float() / 255 - self._mean.to(batch["image"].device)) / self._std.to(batch["image"].device)
         images = F.normalize(image_features(self._parts.model, pixels).float(), dim=-1)
         texts = F.normalize(text_features(self._parts, batch["text"]).float(), dim=-1)

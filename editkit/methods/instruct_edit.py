@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from editkit.data.cache import Store
+from editkit.data.draws import Draws
 from editkit.data.examples import Dataset, EditPair
+from editkit.data.pictures import Picture
 from editkit.data.prepare import to_network
 from editkit.diffusion.losses import denoising_target, min_snr_weight
 from editkit.evaluate.edits import evaluate_editor, write_preview
@@ -70,8 +73,8 @@ class InstructEdit:
             groups.append({"params": list(self._parts.text_encoder.parameters()), "lr": self._options.text_encoder_lr})
         return groups
 
-    def images_of(self, example: EditPair) -> Sequence[Image.Image]:
-        return example.source.open(), example.target.open()
+    def pictures_of(self, example: EditPair) -> Sequence[Picture]:
+        return example.source, example.target
 
     def texts_of(self, example: EditPair) -> tuple[str, ...]:
         return example.instructions
@@ -85,15 +88,18 @@ class InstructEdit:
         target = self._parts.vae.encode(to_network(pixels_BNCHW[:, 1])).latent_dist
         return {"source": source.mode().float(), "mean": target.mean.float(), "std": target.std.float()}
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Loss:
+    def cache_texts(self, texts: Iterable[str], store: Store) -> None:
+        self._encoded.fill(texts, store)
+
+    def loss(self, batch: Batch, draws: Draws) -> Loss:
         """Mean squared error of the prediction (eq. 1 of the paper) under the conditioning dropout of section 3.2.1."""
         scheduler: Any = self._parts.scheduler
-        clean = draw_latents(batch["mean"], batch["std"], self._parts.scaling_factor, generator)
-        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        clean = draw_latents(batch["mean"], batch["std"], self._parts.scaling_factor, draws)
+        noise = draws.normal(clean)
         steps = len(scheduler.alphas_cumprod)
-        timesteps = torch.randint(0, steps, (len(clean),), generator=generator).to(clean.device)
+        timesteps = draws.integers(steps).to(clean.device)
         noisy = scheduler.add_noise(clean, noise, timesteps)
-        no_text, no_source = draw_dropout(len(clean), self._options.conditioning_dropout, generator)
+        no_text, no_source = draw_dropout(self._options.conditioning_dropout, draws)
         texts = ["" if drop else text for text, drop in zip(batch["text"], no_text.tolist(), strict=True)]
         keep = (~no_source).to(clean).view(-1, 1, 1, 1)
         inputs = concat_source(noisy, batch["source"] * keep)
@@ -136,7 +142,7 @@ class InstructEdit:
         return folder / "adapter"
 
 
-def draw_dropout(count: int, probability: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def draw_dropout(probability: float, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
     """Which examples lose their text and which their source: one draw u an example decides both.
 
     u < 2p drops the text, p <= u < 3p the source: text alone, both, and source alone with probability p each. Two
@@ -145,5 +151,5 @@ def draw_dropout(count: int, probability: float, generator: torch.Generator) -> 
     Returns:
         Two boolean tensors (count,): text dropped, source dropped.
     """
-    u = torch.rand(count, generator=generator)
+    u = draws.uniform()
     return u < 2 * probability, (u >= probability) & (u < 3 * probability)

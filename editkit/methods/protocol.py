@@ -1,17 +1,19 @@
-"""What the training loop asks of a method. Everything random comes from the generator that it is given."""
+"""What the training loop asks of a method. Everything random comes from the draws that it is given."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from PIL import Image
 from torch import nn
 
+from editkit.data.cache import Store
+from editkit.data.draws import Draws
 from editkit.data.examples import Dataset, Example
+from editkit.data.pictures import Picture
 from editkit.recipe.schema import Recipe, Section
 
 Batch = dict[str, Any]  # tensors with the batch first, and "text": a list of strings
@@ -47,8 +49,8 @@ class Method(Protocol):
         """Groups for the optimiser; a group without "lr" takes the recipe's."""
         ...
 
-    def images_of(self, example: Example) -> Sequence[Image.Image]:
-        """The pictures that the network sees, in the order in which `encode` gets them."""
+    def pictures_of(self, example: Example) -> Sequence[Picture]:
+        """The pictures that the network sees, in the order in which `encode` gets them; the last one is the result."""
         ...
 
     def texts_of(self, example: Example) -> tuple[str, ...]:
@@ -63,7 +65,13 @@ class Method(Protocol):
         """uint8 pixels (batch, pictures, 3, H, W) through the frozen networks; cached when the recipe says so."""
         ...
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Loss: ...
+    def cache_texts(self, texts: Iterable[str], store: Store) -> None:
+        """Encodes texts once, where the network behind them is frozen, so that `loss` finds them in the store."""
+        ...
+
+    def loss(self, batch: Batch, draws: Draws) -> Loss:
+        """The loss of a batch, as the mean over its examples; every example has a stream of random numbers in `draws`."""
+        ...
 
     def preview(self, dataset: Dataset[Any], folder: Path, step: int) -> Mapping[str, Any]:
         """Writes `previews/step-*.png` and returns what belongs into the "eval" line, or {}."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,10 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from PIL import Image
 from torch import nn
 
+from editkit.data.cache import Store
+from editkit.data.draws import Draws
 from editkit.data.examples import CaptionedImage, Dataset
+from editkit.data.pictures import Picture
 from editkit.data.prepare import to_image, to_network
 from editkit.diffusion.losses import denoising_target, min_snr_weight
 from editkit.evaluate.judge import load_judge, score_captions
@@ -62,8 +65,8 @@ class TextToImage:
             groups.append({"params": list(self._parts.text_encoder.parameters()), "lr": self._options.text_encoder_lr})
         return groups
 
-    def images_of(self, example: CaptionedImage) -> Sequence[Image.Image]:
-        return (example.image.open(),)
+    def pictures_of(self, example: CaptionedImage) -> Sequence[Picture]:
+        return (example.image,)
 
     def texts_of(self, example: CaptionedImage) -> tuple[str, ...]:
         first, *others = example.captions
@@ -76,14 +79,17 @@ class TextToImage:
         posterior = self._parts.vae.encode(to_network(pixels_BNCHW[:, 0])).latent_dist
         return {"mean": posterior.mean.float(), "std": posterior.std.float()}
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Loss:
+    def cache_texts(self, texts: Iterable[str], store: Store) -> None:
+        self._encoded.fill(texts, store)
+
+    def loss(self, batch: Batch, draws: Draws) -> Loss:
         scheduler: Any = self._parts.scheduler
-        clean = draw_latents(batch["mean"], batch["std"], self._parts.scaling_factor, generator)
-        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        clean = draw_latents(batch["mean"], batch["std"], self._parts.scaling_factor, draws)
+        noise = draws.normal(clean)
         steps = len(scheduler.alphas_cumprod)
-        timesteps = torch.randint(0, steps, (len(clean),), generator=generator).to(clean.device)
+        timesteps = draws.integers(steps).to(clean.device)
         noisy = scheduler.add_noise(clean, noise, timesteps)
-        drops = torch.rand(len(clean), generator=generator) < self._options.caption_dropout
+        drops = draws.uniform() < self._options.caption_dropout
         texts = ["" if drop else text for text, drop in zip(batch["text"], drops.tolist(), strict=True)]
         states = self._encoded(texts)
         prediction = self._parts.unet(noisy, timesteps, states).sample.float()

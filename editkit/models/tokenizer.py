@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -45,6 +46,12 @@ def train_clip_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int)
         vocab.setdefault(piece, len(vocab))
     merges: Any = _merges(tokenizer)  # its annotation says text; it takes pairs
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=max_length)
+
+
+def tokenizer_hash(tokenizer: CLIPTokenizer) -> str:
+    """A hash of what a tokenizer does: vocabulary, merges, normalisation and length."""
+    does = tokenizer.backend_tokenizer.to_str() + str(tokenizer.model_max_length)
+    return hashlib.sha256(does.encode()).hexdigest()
 
 
 def _vocabulary_in_order(tokenizer: Tokenizer) -> list[str]:

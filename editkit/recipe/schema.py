@@ -48,23 +48,54 @@ class Model(Component):
     base: str = ""  # "lab:NAME", a folder, a run or a Hub id; "" = random weights of the family's own configuration
 
 
+class Buckets(Section):
+    """Sizes to which pictures are brought instead of one square; a batch has pictures of one size."""
+
+    sides: list[PositiveInt]  # px, square roots of the areas; a picture goes where the least of it is lost
+    step: PositiveInt = 64  # px; both sides of a bucket are multiples of it
+    max_aspect: Annotated[float, Field(ge=1)] = 2.0  # longer side / shorter side at most; 1 = squares alone
+
+    @model_validator(mode="after")
+    def _multiples(self) -> Buckets:
+        odd = [side for side in self.sides if side % self.step]
+        if odd or not self.sides:
+            raise ValueError(f"sides: found {self.sides}; expected multiples of step = {self.step}, at least one")
+        return self
+
+
+class Mixed(Section):
+    """A further data set that training draws from."""
+
+    train: str  # a data spec (*.toml) or a data-set folder
+    weight: PositiveFloat  # examples drawn from it for each one from `data.train`
+
+
 class Data(Section):
     """What it learns from, and how pictures become squares."""
 
-    train: str  # a data spec (*.toml) or a data-set folder
+    train: str  # a data spec (*.toml), a data-set folder, or the URL of one
+    mix: list[Mixed] = []  # further data sets; [] = every example of `train` once an epoch
     test: str = ""  # the same for evaluation and previews; "" = the "test" split of `train`
-    resolution: PositiveInt  # px, the side of the square that the network sees
+    resolution: PositiveInt  # px, the side of the square that the network sees; with buckets, batch_size counts such squares
+    buckets: Buckets | None = None
     crop: Literal["center", "random"] = "center"
     flip: Fraction = 0.0  # probability of a horizontal flip, one coin for the whole example
-    cache_latents: bool = True  # encode every picture once before the first step; with crop = "random" it must be false
-    workers: NonNegativeInt = 0  # threads that open and prepare the pictures of a batch; 0 = the training itself does
+    cache_latents: bool = True  # encode every picture once before the first step, not in every step
+    cache_views: NonNegativeInt = 0  # drawn crops and flips kept of each example; 0 = the centre crop, and its mirror if flip > 0
+    cache_texts: bool = False  # keep the states of every text on disk, where the text encoder is frozen
+    workers: NonNegativeInt = 2  # threads that open and prepare batches ahead; 0 = the training itself does
+    ahead: PositiveInt = 2  # batches that they prepare in advance
+    window: NonNegativeInt = 0  # row groups shuffled together, for data sets larger than memory; 0 = all
     limit: NonNegativeInt = 0  # take only the first N examples; 0 = all
     max_skipped: NonNegativeInt = 0  # pictures that may be unreadable before training refuses to start
 
     @model_validator(mode="after")
     def _crop_and_cache(self) -> Data:
-        if self.crop == "random" and self.cache_latents:
-            raise ValueError('crop = "random" cannot be cached; set cache_latents = false or crop = "center"')
+        if self.crop == "random" and self.cache_latents and not self.cache_views:
+            raise ValueError(
+                'crop = "random" cannot be cached as it is; set cache_views = N to keep N drawn crops of each example, '
+                'cache_latents = false to encode in every step, or crop = "center"'
+            )
         return self
 
 
@@ -89,6 +120,8 @@ class Train(Section):
     accumulate: PositiveInt = 1  # forward passes an optimiser step
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the autocast; the masters stay fp32
     gradient_checkpointing: bool = False
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"  # at a loss that is no number, or a spike: the batch is written down
+    spike_factor: Annotated[float, Field(ge=0)] = 0.0  # a gradient norm of so many times the usual counts as such; 0 = none does
     channels_last: bool = True
     ema_decay: Fraction = 0.0  # 0 = no EMA
     log_every: PositiveInt = 10  # steps
@@ -96,6 +129,14 @@ class Train(Section):
     keep_last: PositiveInt = 2  # checkpoints on disk
     preview_every: NonNegativeInt = 0  # steps; 0 = only at the end
     threads: NonNegativeInt = 0  # CPU threads; 0 = all cores
+
+
+class Parallel(Section):
+    """How several processes share the work; for one process it says nothing."""
+
+    processes: PositiveInt = 1  # on this machine; editkit starts them. Under torchrun the launcher's number counts
+    layout: Literal["ddp", "fsdp", "hsdp"] = "ddp"  # whole copies | sharded | sharded in groups, copied across them
+    shard: PositiveInt = 1  # processes of a shard group, for hsdp
 
 
 class Adapter(Section):
@@ -137,4 +178,5 @@ class Recipe(Section):
     optim: Optim
     train: Train
     adapter: Adapter | None = None
+    parallel: Parallel = Parallel()
     evaluate: Evaluate = Evaluate()

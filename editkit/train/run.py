@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import platform
 import signal
 import sys
 import time
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from editkit.data.cache import open_cache, weights_hash
 from editkit.data.check import audit_pictures
 from editkit.data.examples import Dataset
 from editkit.data.prepare import PrepareParams
-from editkit.data.read import open_dataset
+from editkit.data.read import Concatenated, open_dataset
+from editkit.data.sampler import MixedStream, ShuffledStream, Stream
 from editkit.errors import UserError
 from editkit.evaluate.report import write_report
 from editkit.evaluate.scores import print_scores
@@ -28,15 +28,18 @@ from editkit.methods import method_class
 from editkit.methods.protocol import Method
 from editkit.models import METADATA, family
 from editkit.models.precision import check_precision, choose_device, computing, to_channels_last
-from editkit.recipe.load import Source, dump, load_recipe, options, recipe_hash
+from editkit.recipe.load import Source, load_recipe, options
 from editkit.recipe.schema import Recipe
 from editkit.runs import find_run, new_run_folder
 from editkit.train.batches import BatchSource
-from editkit.train.checkpoint import load_checkpoint, save_checkpoint
+from editkit.train.checkpoint import Keep, load_checkpoint, note_metrics, save_checkpoint
+from editkit.train.identity import identity_of, released_options
+from editkit.train.launch import is_launched, launch
 from editkit.train.loop import Hooks, Trainer
-
-FORMAT = 1
-PACKAGES = ("editkit", "torch", "diffusers", "transformers", "peft", "datasets", "pillow", "numpy")
+from editkit.train.parallel import Layout, process_group
+from editkit.train.ranks import on_first
+from editkit.train.record import FORMAT, Record, machine_facts
+from editkit.train.survey import Survey, survey
 
 
 @dataclass
@@ -47,8 +50,13 @@ class Setup:
     method: Method
     train: Dataset[Any]
     test: Dataset[Any]
-    usable: list[int]
+    usable: list[list[int]]  # of each data set of the mixture, as numbers in `train`
     device: torch.device
+
+    @property
+    def all_usable(self) -> list[int]:
+        """Of all data sets."""
+        return [i for part in self.usable for i in part]
 
 
 def train(recipe_path: str, overrides: list[str], resume: str | None = None, dry_run: bool = False) -> Path:
@@ -64,13 +72,41 @@ def train(recipe_path: str, overrides: list[str], resume: str | None = None, dry
         The run folder (of a dry run, the current folder).
     """
     recipe, source = load_recipe(recipe_path, overrides)
+    if dry_run:
+        _dry_run(prepare_run(recipe, source))
+        return Path()
+    run = find_run(resume) if resume else None
+    if recipe.parallel.processes > 1 and not is_launched():
+        launch(recipe.parallel.processes, train_here, recipe, source, run)
+        return run or find_run("latest")
+    return train_here(recipe, source, run)
+
+
+def train_here(recipe: Recipe, source: Source | None, resumed: Path | None) -> Path:
+    """Trains in this process, which may be one of several.
+
+    Args:
+        recipe: the resolved recipe.
+        source: where it was written.
+        resumed: the run to go on with; None = a new one.
+
+    Returns:
+        The run folder.
+    """
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
-    setup = prepare_run(recipe, source)
-    if dry_run:
-        return _dry_run(setup)
-    run = find_run(resume) if resume else new_run_folder(recipe.name)
-    return _train(setup, run, resume is not None)
+    with process_group(choose_device()) as rank:
+        setup = prepare_run(recipe, source)
+        run = resumed or Path(on_first(lambda: str(new_run_folder(recipe.name))))
+        session = _Session(setup, run, resumed is not None)
+        session.run()
+        several = session.layout.world > 1
+    if rank:
+        return run
+    if several:  # what is exported and judged is the whole model in one process, read from the last checkpoint
+        session = _Session(prepare_run(recipe, source), run, resuming=True)
+    session.finish()
+    return run
 
 
 def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
@@ -81,42 +117,55 @@ def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
     method_options = options(recipe.method, kind.Options, "method", source)
     networks = family(recipe.model.family)
     model_options = options(recipe.model, networks.Options, "model", source)
-    train_set = open_dataset(recipe.data.train, "train", limit=recipe.data.limit)
+    on_first(lambda: _build_what_is_missing(recipe))
+    places = [recipe.data.train, *(m.train for m in recipe.data.mix)]
+    parts = [open_dataset(place, "train", limit=recipe.data.limit) for place in places]
     test_set = open_dataset(recipe.data.test or recipe.data.train, "test")
-    _check_kind(recipe, kind, train_set)
-    usable = audit_pictures(train_set, recipe.data.max_skipped)
-    if len(usable) < len(train_set):
-        print(f"{len(train_set) - len(usable)} of {len(train_set)} examples are skipped: their pictures cannot be read")
+    usable = []
+    start = 0
+    for place, part in zip(places, parts, strict=True):
+        _check_kind(recipe, kind, part, place)
+        found = audit_pictures(part, recipe.data.max_skipped)
+        if len(found) < len(part):
+            print(f"{place}: {len(part) - len(found)} of {len(part)} examples are skipped: their pictures cannot be read")
+        usable.append([start + i for i in found])
+        start += len(part)
+    train_set = parts[0] if len(parts) == 1 else Concatenated(parts)
     torch.manual_seed(recipe.seed)  # for the weights that are made anew
-    parts = networks.load(recipe.model.base, model_options, lambda: _texts(train_set))
-    method = kind(recipe, method_options, parts)
-    for module in parts.modules.values():
+    model = networks.load(recipe.model.base, model_options, lambda: _texts(train_set))
+    method = kind(recipe, method_options, model)
+    for module in model.modules.values():
         module.to(device)
         if recipe.train.channels_last:
             to_channels_last(module)
     return Setup(recipe, method, train_set, test_set, usable, device)
 
 
+def _build_what_is_missing(recipe: Recipe) -> None:
+    for place in (recipe.data.train, *(m.train for m in recipe.data.mix)):
+        open_dataset(place, "train")
+
+
 def check_recipe(recipe_path: str) -> dict[str, Any]:
     """Validates a recipe without training: loads it, opens its data and its model, and counts."""
     recipe, source = load_recipe(recipe_path)
-    setup = prepare_run(recipe, source)
-    return _describe(setup)
+    return _describe(prepare_run(recipe, source))
 
 
 def _describe(setup: Setup) -> dict[str, Any]:
     recipe = setup.recipe
     trained = sum(p.numel() for p in setup.method.trainable.parameters() if p.requires_grad)
-    samples = recipe.train.steps * recipe.train.batch_size * recipe.train.accumulate
+    samples = recipe.train.steps * recipe.train.batch_size * recipe.train.accumulate * Layout(recipe, setup.device).world
+    examples = len(setup.all_usable)
     return {
         "recipe": recipe.name,
         "method": recipe.method.name,
         "base": recipe.model.base or "random weights",
         "trained parameters": trained,
-        "training examples": len(setup.usable),
+        "training examples": examples,
         "test examples": len(setup.test),
         "samples": samples,
-        "epochs": round(samples / len(setup.usable), 2),
+        "epochs": round(samples / examples, 2),
         "device": str(setup.device),
         "precision": recipe.train.precision,
     }
@@ -128,56 +177,202 @@ def _texts(dataset: Dataset[Any]) -> Iterable[str]:
         yield from getattr(example, "captions", None) or example.instructions
 
 
-def _check_kind(recipe: Recipe, kind: Any, dataset: Dataset[Any]) -> None:
+def _check_kind(recipe: Recipe, kind: Any, dataset: Dataset[Any], place: str) -> None:
     found = dataset.info["kind"]
     if found != kind.kind:
-        raise UserError(f'{recipe.data.train}: found {found}; the method "{recipe.method.name}" learns from {kind.kind}')
+        raise UserError(f'{place}: found {found}; the method "{recipe.method.name}" learns from {kind.kind}')
     if len(dataset) == 0:
-        raise UserError(f"{recipe.data.train}: found no training examples")
+        raise UserError(f"{place}: found no training examples")
 
 
-def _train(setup: Setup, run: Path, resuming: bool) -> Path:
+def make_stream(setup: Setup) -> Stream:
+    """The order of the usable examples: shuffled, or mixed from several data sets in the recipe's shares."""
     recipe = setup.recipe
-    identity = {"recipe": _identity(recipe), "data": setup.train.info["sha256"], "torch": version("torch")}
-    trainer = Trainer(recipe, setup.method, setup.device)
-    record = _Record(run, setup, resuming)
-    if resuming:
-        trainer.load_state_dict(load_checkpoint(run, identity))
-        record.cut_metrics(trainer.step)
-        print(f"{run}: goes on at step {trainer.step}")
-    print(_header(setup, run))
-    batches = BatchSource(recipe, setup.method, setup.train, setup.usable, setup.device)
-    hooks = Hooks(
-        log=record.log,
-        save=lambda step, state: save_checkpoint(run, step, state, identity, recipe.train.keep_last),
-        preview=lambda step: _preview(setup, run, trainer, record, step),
-    )
-    try:
-        with _stopping_on_signals(trainer):
-            trainer.run(batches, hooks)
-    except KeyboardInterrupt:
-        record.finish("stopped", trainer)
-        print(f"\nstopped at step {trainer.step}, saved; go on with --resume {run}")
-        raise
-    except BaseException:
-        record.finish("failed", trainer)
-        raise
-    _finish(setup, run, trainer, record)
-    return run
+    parts = setup.train.parts if isinstance(setup.train, Concatenated) else [setup.train]
+    streams: list[Stream] = []
+    for number, (part, usable) in enumerate(zip(parts, setup.usable, strict=True)):
+        # Row groups count only where all of their rows do.
+        groups = getattr(part, "group_sizes", []) if len(usable) == len(part) and not recipe.data.limit else []
+        window = recipe.data.window or getattr(part, "window", 0)
+        streams.append(ShuffledStream(len(usable), recipe.seed + number, groups, window))
+    if len(streams) == 1:
+        return streams[0]
+    weights = [1.0, *(m.weight for m in recipe.data.mix)]
+    return MixedStream(streams, [len(u) for u in setup.usable], weights, recipe.seed)
+
+
+class _Session:
+    """A trainer with its batches and its run folder."""
+
+    def __init__(self, setup: Setup, run: Path, resuming: bool) -> None:
+        recipe = setup.recipe
+        self._setup = setup
+        self._run = run
+        self.layout = Layout(recipe, setup.device)
+        self._identity = identity_of(recipe, _pointed_at(setup))
+        self._keep = Keep(recipe.train.keep_last, recipe.train.keep_best, recipe.train.best_metric)
+        self._survey = survey(setup.train, setup.all_usable, setup.method, recipe.data)
+        self._store = open_cache() if recipe.data.cache_latents or recipe.data.cache_texts else None
+        self._batches = BatchSource(
+            recipe,
+            setup.method,
+            setup.train,
+            self._survey,
+            make_stream(setup),
+            setup.device,
+            self._store if recipe.data.cache_latents else None,
+            self.layout.rank,
+            self.layout.world,
+        )
+        trained = _describe(setup)["trained parameters"]  # of the whole model, before it is cut into shards
+        self._header = _header(setup, run, self.layout)
+        self._trainer = Trainer(recipe, setup.method, self._batches, setup.device, self.layout)
+        self._record = Record(run, writes=self.layout.rank == 0)
+        self._stopping = _Stopping(self._trainer)
+        self._logged: Mapping[str, Any] = {}
+        self._saved = -1
+        if resuming:
+            self._trainer.load_state_dict(self._load(), released_options(recipe.train.resume_despite))
+            self._record.go_on(self._trainer.step)
+            self._saved = self._trainer.step
+            print(f"{run}: goes on at step {self._trainer.step}")
+        else:
+            self._record.begin(recipe, {"trained_parameters": trained, **_data_facts(setup)})
+
+    def _load(self) -> dict[str, Any]:
+        despite = self._setup.recipe.train.resume_despite
+        return load_checkpoint(self._run, self._identity, despite, self._trainer.places())
+
+    def run(self) -> None:
+        """Trains to the last step."""
+        recipe, trainer = self._setup.recipe, self._trainer
+        for line in [self._header, *self._survey.lines()]:
+            print(line)
+        if len(self._survey.buckets) > 1 and self.layout.rank == 0:
+            self._survey.write(self._run / "data.csv")
+        hooks = Hooks(self._log, self._record.pace, self._save, self._preview, self._failed, self._roll_back)
+        try:
+            with _stopping_on_signals(self._stopping):
+                with self._stopping.at_once():
+                    self._fill_caches()
+                trainer.run(hooks)
+        except KeyboardInterrupt:
+            if self._saved != trainer.step:  # it came between two steps
+                self._save(trainer.step, trainer.state_dict())
+            self._record.finish("stopped", **self._figures())
+            print(f"\nstopped at step {trainer.step}, saved; go on with --resume {self._run}")
+            raise
+        except BaseException:
+            self._record.finish("failed", **self._figures())
+            raise
+        finally:
+            self._batches.close()
+
+    def _fill_caches(self) -> None:
+        print(self._batches.fill_cache())
+        if self._store is not None and self._setup.recipe.data.cache_texts:
+            dataset = self._setup.train
+            texts = (t for i in self._setup.all_usable for t in self._setup.method.texts_of(dataset[i]))
+            self._setup.method.cache_texts(texts, self._store)
+
+    def _log(self, line: Mapping[str, Any]) -> None:
+        self._logged = line
+        self._record.log(line)
+
+    def _save(self, step: int, state: Mapping[str, Any]) -> None:
+        figures = {k: v for k, v in self._logged.items() if isinstance(v, int | float)}
+        save_checkpoint(self._run, step, state, self._identity, self._keep, figures)
+        self._saved = step
+
+    def _roll_back(self) -> dict[str, Any]:
+        state = self._load()
+        self._record.cut(state["step"])
+        return state
+
+    def _failed(self, what: Mapping[str, Any], taken: Any) -> None:
+        if self.layout.rank == 0:
+            self._record.failed(what, taken, self._setup.train, self._survey.usable)
+        print(f"\nstep {what['step']}: {what['why']}: {what['action']}", file=sys.stderr)
+
+    def _preview(self, step: int) -> None:
+        # Several processes have to be in the same place when they save, so there a signal waits for the preview's end.
+        with self._stopping.at_once() if self.layout.world == 1 else contextlib.nullcontext():
+            scores = _preview(self._setup, self._run, self.layout.rank, step)
+        if scores:
+            self._record.log({"kind": "eval", "step": step, "samples": self._trainer.samples, **scores})
+            if self._saved == step:  # a preview between two checkpoints belongs to none
+                numbers = {k: v for k, v in scores.get("scores", {}).items() if isinstance(v, int | float)}
+                note_metrics(self._run, step, numbers, self._keep)
+
+    def finish(self) -> None:
+        """Exports the averaged weights, previews and judges them, and writes the report."""
+        try:
+            self._finish()
+        except KeyboardInterrupt:
+            self._record.finish("stopped", **self._figures())
+            print(f"\nstopped after the last step; export and scores are made by --resume {self._run}")
+            raise
+
+    def _finish(self) -> None:
+        setup, run, trainer, recipe = self._setup, self._run, self._trainer, self._setup.recipe
+        with trainer.shown():
+            setup.method.finish(setup.train)
+            exported = setup.method.export(run)
+            (exported / METADATA).write_text(json.dumps(_metadata(setup), indent=1), encoding="utf-8")
+            self._preview(trainer.step)
+            if recipe.evaluate.pairs:
+                with computing(setup.device, recipe.train.precision):
+                    scores = setup.method.evaluate(setup.test, run)
+                self._record.log({"kind": "final", "step": trainer.step, "samples": trainer.samples, **scores})
+                (run / "evaluation").mkdir(exist_ok=True)
+                (run / "evaluation" / "scores.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
+                print_scores(scores)
+        self._record.finish("done", **self._figures())
+        print(f"report: {write_report(run)}")
+
+    def _figures(self) -> dict[str, Any]:
+        trainer = self._trainer
+        return {"seconds": round(trainer.seconds, 1), "steps": trainer.step, "samples": trainer.samples}
+
+
+def _pointed_at(setup: Setup) -> dict[str, str]:
+    """What the recipe only points at: the data, the weights before the first step, and the libraries that compute."""
+    modules = {"trained": setup.method.trainable, **setup.method.frozen_encoders}
+    weights = {f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()}
+    libraries = {name: version(name) for name in ("torch", "numpy")}
+    return {"data": setup.train.info["sha256"], "base": weights_hash(weights), **libraries}
+
+
+class _Stopping:
+    """What a signal does: in a step it asks for an end behind it; elsewhere it can end at once."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._now = False
+
+    @contextlib.contextmanager
+    def at_once(self) -> Generator[None, None, None]:
+        """Around work that loses nothing when it is cut off."""
+        self._now = True
+        try:
+            yield
+        finally:
+            self._now = False
+
+    def ask(self, number: int, _: object) -> None:
+        self._trainer.stop_requested = True
+        if self._now:
+            raise KeyboardInterrupt
+        print("stopping after this step", file=sys.stderr)
 
 
 @contextlib.contextmanager
-def _stopping_on_signals(trainer: Trainer) -> Generator[None, None, None]:
+def _stopping_on_signals(stopping: _Stopping) -> Generator[None, None, None]:
     """Lets Ctrl-C, and the SIGTERM of a preempted machine, stop the training after the step in hand, with a checkpoint.
 
     An exception in the middle of an optimiser step would leave half of the weights a step ahead.
     """
-
-    def ask(number: int, _: object) -> None:
-        trainer.stop_requested = True
-        print("stopping after this step", file=sys.stderr)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stopping.ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
@@ -185,69 +380,46 @@ def _stopping_on_signals(trainer: Trainer) -> Generator[None, None, None]:
             signal.signal(number, handler)
 
 
-def _finish(setup: Setup, run: Path, trainer: Trainer, record: _Record) -> None:
-    """Exports the averaged weights, previews and judges them, and writes the report."""
-    setup.method.trainable.eval()
-    with trainer.average.applied():
-        setup.method.finish(setup.train)
-        exported = setup.method.export(run)
-        (exported / METADATA).write_text(json.dumps(_metadata(setup), indent=1), encoding="utf-8")
-        _preview(setup, run, trainer, record, trainer.step)
-        if setup.recipe.evaluate.pairs:
-            with computing(setup.device, setup.recipe.train.precision):
-                scores = setup.method.evaluate(setup.test, run)
-            record.log({"kind": "final", **_where(trainer), **scores})
-            (run / "evaluation").mkdir(exist_ok=True)
-            (run / "evaluation" / "scores.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
-            print_scores(scores)
-    record.finish("done", trainer)
-    print(f"report: {write_report(run)}")
-
-
-def _preview(setup: Setup, run: Path, trainer: Trainer, record: _Record, step: int) -> None:
-    folder = run / "previews"
-    folder.mkdir(exist_ok=True)
+def _preview(setup: Setup, run: Path, rank: int, step: int) -> Mapping[str, Any]:
+    """Previews in every process, for sharded networks need all of them; the first one's pictures are kept."""
+    folder = run / "previews" if rank == 0 else run / "previews" / f".process-{rank}"
+    folder.mkdir(parents=True, exist_ok=True)
     with computing(setup.device, setup.recipe.train.precision):
         scores = setup.method.preview(setup.test, folder, step)
-    if scores:
-        record.log({"kind": "eval", **_where(trainer), **scores})
+    if rank:
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    return scores
 
 
-def _where(trainer: Trainer) -> dict[str, Any]:
-    return {"step": trainer.step, "samples": trainer.samples, "time_s": round(trainer.seconds, 3)}
-
-
-def _dry_run(setup: Setup) -> Path:
-    trainer = Trainer(setup.recipe, setup.method, setup.device)
-    picked = setup.usable[: setup.recipe.train.batch_size * setup.recipe.train.accumulate]
-    batches = BatchSource(setup.recipe, setup.method, setup.train, picked, setup.device)
+def _dry_run(setup: Setup) -> None:
+    recipe = setup.recipe
+    picked = setup.all_usable[: recipe.train.batch_size * recipe.train.accumulate]
+    looked = survey(setup.train, picked, setup.method, recipe.data)
+    stream = ShuffledStream(len(picked), recipe.seed)
+    batches = BatchSource(recipe, setup.method, setup.train, looked, stream, setup.device, None)
+    trainer = Trainer(recipe, setup.method, batches, setup.device, Layout(recipe, setup.device))
     started = time.perf_counter()
-    trainer.dry_step(batches)
+    trainer.dry_step()
     seconds = time.perf_counter() - started
+    batches.close()
     for key, value in {**_describe(setup), "first step": f"{seconds:.2f} s"}.items():
         print(f"{key:>20}  {value}")
-    return Path()
 
 
-def _identity(recipe: Recipe) -> str:
-    """What a resume must share: everything but how it is watched, and how long it runs where that changes no step."""
-    steps = 1 if recipe.optim.schedule == "constant" else recipe.train.steps
-    watched = recipe.model_copy(
-        update={
-            "train": recipe.train.model_copy(
-                update={"steps": steps, "log_every": 1, "save_every": 0, "preview_every": 0, "keep_last": 1, "threads": 0}
-            ),
-            "evaluate": type(recipe.evaluate)(),
-        }
-    )
-    return recipe_hash(watched)
+def _data_facts(setup: Setup) -> dict[str, Any]:
+    info = setup.train.info
+    data = {k: info[k] for k in ("name", "kind", "sha256", "counts", "licences") if k in info}
+    data |= {"categories": info.get("categories", {}), "skipped": len(setup.train) - len(setup.all_usable)}
+    return {"data": data, "machine": machine_facts(setup.device)}
 
 
-def _header(setup: Setup, run: Path) -> str:
+def _header(setup: Setup, run: Path, layout: Layout) -> str:
     facts = _describe(setup)
     return (
         f"{run}: {facts['trained parameters']:,} parameters of {facts['base']} on {facts['training examples']:,} examples, "
-        f"{facts['samples']:,} samples ({facts['epochs']} epochs), {facts['device']}, {facts['precision']}"
+        f"{facts['samples']:,} samples ({facts['epochs']} epochs), {facts['device']}, {facts['precision']}, {layout.name}"
     )
 
 
@@ -266,75 +438,3 @@ def _metadata(setup: Setup) -> dict[str, Any]:
             "image_guidance": recipe.evaluate.image_guidance,
         },
     }
-
-
-class _Record:
-    """What the run folder says about itself: recipe.toml, run.json and metrics.jsonl."""
-
-    def __init__(self, run: Path, setup: Setup, resuming: bool) -> None:
-        self._run = run
-        self._metrics = run / "metrics.jsonl"
-        info = setup.train.info
-        if resuming:
-            self._facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
-            self._facts["state"] = "running"
-        else:
-            (run / "recipe.toml").write_text(dump(setup.recipe), encoding="utf-8")
-            self._facts = {
-                "format": FORMAT,
-                "name": setup.recipe.name,
-                "recipe_sha256": recipe_hash(setup.recipe),
-                "method": setup.recipe.method.name,
-                "base": setup.recipe.model.base,
-                "seed": setup.recipe.seed,
-                "trained_parameters": _describe(setup)["trained parameters"],
-                "data": {k: info[k] for k in ("name", "kind", "sha256", "counts", "licences") if k in info}
-                | {"categories": info.get("categories", {}), "skipped": len(setup.train) - len(setup.usable)},
-                "versions": {p: version(p) for p in PACKAGES} | {"python": platform.python_version()},
-                "machine": machine_facts(setup.device),
-                "started": _now(),
-                "state": "running",
-            }
-        self._write()
-
-    def log(self, line: Mapping[str, Any]) -> None:
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def cut_metrics(self, step: int) -> None:
-        """Drops the lines of steps that a resumed run takes again."""
-        if not self._metrics.is_file():
-            return
-        lines = [s for s in self._metrics.read_text(encoding="utf-8").splitlines() if json.loads(s)["step"] <= step]
-        self._metrics.write_text("".join(s + "\n" for s in lines), encoding="utf-8")
-
-    def finish(self, state: str, trainer: Trainer) -> None:
-        self._facts |= {
-            "state": state,
-            "finished": _now(),
-            "seconds": round(trainer.seconds, 1),
-            "steps": trainer.step,
-            "samples": trainer.samples,
-        }
-        self._write()
-
-    def _write(self) -> None:
-        staging = self._run / "run.json.staging"
-        staging.write_text(json.dumps(self._facts, indent=1), encoding="utf-8")
-        staging.replace(self._run / "run.json")
-
-
-def machine_facts(device: torch.device) -> dict[str, Any]:
-    """What a figure has to be reported with: device, its name, threads, system."""
-    name = platform.processor() or platform.machine()
-    if device.type == "cpu":
-        info = Path("/proc/cpuinfo")
-        models = [s for s in info.read_text().splitlines() if s.startswith("model name")] if info.is_file() else []
-        name = models[0].partition(":")[2].strip() if models else name
-    elif device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    return {"device": device.type, "name": name, "threads": torch.get_num_threads(), "system": platform.system()}
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
+from editkit.data.cache import Store, entry_key, fill, weights_hash
+from editkit.data.draws import Draws
 from editkit.models.stable_diffusion.load import StableDiffusion
+from editkit.models.tokenizer import tokenizer_hash
 
+TEXT_BATCH = 64
 TEXT_CACHE_BYTES = 4 * 2**30  # main memory for encoded texts; 18,000 of them for Stable Diffusion 1.5
 
 
@@ -27,7 +31,8 @@ def encode_texts(parts: StableDiffusion, texts: Sequence[str]) -> torch.Tensor:
 class TextStates:
     """Encoded texts for training: with a frozen text encoder a text is encoded again only when it has been forgotten.
 
-    What was used longest ago is forgotten first, so that memory stays bounded however many texts a data set has.
+    What was used longest ago is forgotten first, so that memory stays bounded however many texts a data set has. After `fill` it is
+    looked up in the store instead.
     """
 
     def __init__(self, parts: StableDiffusion, limit_bytes: int = TEXT_CACHE_BYTES) -> None:
@@ -35,6 +40,37 @@ class TextStates:
         self._limit_bytes = limit_bytes
         self._frozen = not any(p.requires_grad for p in parts.text_encoder.parameters())
         self._known: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._store: Store | None = None
+        self._key_parts: dict[str, str] = {}
+
+    def fill(self, texts: Iterable[str], store: Store) -> None:
+        """Puts the states of `texts` and of the empty text into the store; nothing where the text encoder is trained."""
+        if not self._frozen:
+            return
+        self._store = store
+        self._key_parts = {
+            "kind": "text",
+            "encoder": weights_hash(self._parts.text_encoder.state_dict()),
+            "tokenizer": tokenizer_hash(self._parts.tokenizer),
+        }
+        distinct = sorted({*texts, ""})
+        keys = [self._key(text) for text in distinct]
+        filled = fill(store, keys, lambda rows: self._encode([distinct[r] for r in rows]), TEXT_BATCH, "encoding the texts")
+        print(f"texts: {filled}")
+
+    def _key(self, text: str) -> str:
+        return entry_key(content=[text.encode()], **self._key_parts)
+
+    @torch.no_grad()
+    def _encode(self, texts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
+        return [{"states": state.clone()} for state in encode_texts(self._parts, texts).cpu()]  # not views of the batch
+
+    def _look_up(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """States from the store, and from the encoder where it has them no more."""
+        found = self._store.get([self._key(t) for t in texts]) if self._store is not None else [None] * len(texts)
+        lost = [t for t, entry in zip(texts, found, strict=True) if entry is None]
+        made = iter(self._encode(lost) if lost else [])
+        return [(entry or next(made))["states"] for entry in found]
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """States (batch, tokens, width) on the UNet's device."""
@@ -42,11 +78,7 @@ class TextStates:
             return encode_texts(self._parts, texts)
         new = [t for t in dict.fromkeys(texts) if t not in self._known]
         if new:
-            with torch.no_grad():
-                states = encode_texts(self._parts, new).cpu()
-                self._known.update(
-                    {text: state.clone() for text, state in zip(new, states, strict=True)}
-                )  # not views of the batch
+            self._known.update(zip(new, self._look_up(new), strict=True))
         for text in texts:
             self._known.move_to_end(text)
         states_BTD = torch.stack([self._known[t] for t in texts])
@@ -55,10 +87,9 @@ class TextStates:
         return states_BTD.to(self._parts.unet.device)
 
 
-def draw_latents(mean: torch.Tensor, std: torch.Tensor, scaling_factor: float, generator: torch.Generator) -> torch.Tensor:
+def draw_latents(mean: torch.Tensor, std: torch.Tensor, scaling_factor: float, draws: Draws) -> torch.Tensor:
     """A sample of the VAE's posterior, multiplied by its scaling factor: what is noised."""
-    noise = torch.randn(mean.shape, generator=generator).to(mean)
-    return (mean + std * noise) * scaling_factor
+    return (mean + std * draws.normal(mean)) * scaling_factor
 
 
 def concat_source(noisy_BCHW: torch.Tensor, source_BCHW: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,148 @@
+"""What a run folder says about itself: recipe.toml, run.json, metrics.jsonl, pace.jsonl and failures/."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from editkit.data.examples import Dataset, pictures_of
+from editkit.data.pictures import PictureError
+from editkit.recipe.load import dump, recipe_hash
+from editkit.recipe.schema import Recipe
+from editkit.train.batches import Taken
+
+FORMAT = 1
+PACKAGES = ("editkit", "torch", "diffusers", "transformers", "peft", "datasets", "pillow", "numpy")
+# metrics.jsonl depends on the recipe alone, so that two runs of it can be compared byte by byte; pace.jsonl on the machine too.
+METRICS, PACE = "metrics.jsonl", "pace.jsonl"
+FAILURES = "failures"
+
+
+class Record:
+    """The files of one run; processes other than the first have one that writes nothing.
+
+    Args:
+        run: the folder.
+        writes: whether this is the process that writes.
+    """
+
+    def __init__(self, run: Path, writes: bool = True) -> None:
+        self.run = run
+        self._writes = writes
+        self._facts: dict[str, Any] = {}
+
+    def begin(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
+        """A new run."""
+        if self._writes:
+            _replace(self.run / "recipe.toml", dump(recipe))
+        self._facts = {
+            "format": FORMAT,
+            "name": recipe.name,
+            "recipe_sha256": recipe_hash(recipe),
+            "method": recipe.method.name,
+            "base": recipe.model.base,
+            "seed": recipe.seed,
+            **facts,
+            "versions": {p: version(p) for p in PACKAGES} | {"python": platform.python_version()},
+            "started": _now(),
+            "state": "running",
+        }
+        self._write()
+
+    def go_on(self, step: int) -> None:
+        """A run that is resumed: the lines of steps that it takes again are dropped."""
+        self._facts = json.loads((self.run / "run.json").read_text(encoding="utf-8"))
+        self._facts["state"] = "running"
+        self.cut(step)
+        self._write()
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """A line of figures that depend on the recipe alone."""
+        self._append(METRICS, line)
+
+    def pace(self, line: Mapping[str, Any]) -> None:
+        """A line of figures that depend on the machine."""
+        self._append(PACE, line)
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        if self._writes:
+            with (self.run / name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def cut(self, step: int) -> None:
+        """Drops the lines of later steps, and one that a kill has cut short."""
+        for path in (self.run / METRICS, self.run / PACE):
+            if self._writes and path.is_file():
+                kept = [text for text, line in read_lines(path) if line["step"] <= step]
+                _replace(path, "".join(text + "\n" for text in kept))
+
+    def failed(self, what: Mapping[str, Any], taken: Sequence[Taken], dataset: Dataset[Any], usable: Sequence[int]) -> None:
+        """Writes down the examples of a step that went wrong: pictures, texts, and what their random draws depend on."""
+        folder = self.run / FAILURES / f"step-{what['step']:06d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        listed = []
+        for batch in taken:
+            rows = zip(batch.planned.rows, batch.planned.positions, batch.batch["text"], strict=True)
+            for row, position, text in rows:
+                example = dataset[usable[row]]
+                number = len(listed)
+                for role, picture in pictures_of(example):
+                    try:
+                        picture.open().save(folder / f"{number:03d}-{role}.png")
+                    except PictureError as error:
+                        text = f"{text} [{error}]"
+                listed.append({"key": example.key, "position": position, "text": text})
+        facts = {**what, "loss_draws": "editkit.data.draws.Draws(seed, [position])", "examples": listed}
+        _replace(folder / "batch.json", json.dumps(facts, indent=1))
+
+    def finish(self, state: str, **figures: Any) -> None:
+        """The last word: "done", "stopped" or "failed"."""
+        self._facts |= {"state": state, "finished": _now(), **figures}
+        self._write()
+
+    def _write(self) -> None:
+        if self._writes:
+            _replace(self.run / "run.json", json.dumps(self._facts, indent=1))
+
+
+def read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The lines of a JSONL file, as they stand and as they read; one that was cut short by a kill is left out."""
+    found = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        found.append((text, line))
+    return found
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file that is whole or the one before."""
+    staging = path.with_name(f"{path.name}.staging")
+    staging.write_text(text, encoding="utf-8")
+    os.replace(staging, path)
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """What a figure has to be reported with: device, its name, threads, system."""
+    name = platform.processor() or platform.machine()
+    if device.type == "cpu":
+        info = Path("/proc/cpuinfo")
+        models = [s for s in info.read_text().splitlines() if s.startswith("model name")] if info.is_file() else []
+        name = models[0].partition(":")[2].strip() if models else name
+    elif device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {"device": device.type, "name": name, "threads": torch.get_num_threads(), "system": platform.system()}
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

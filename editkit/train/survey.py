@@ -1,0 +1,95 @@
+"""What a run finds out about its data before the first step: a hash of every picture's bytes, its size, and its bucket."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from editkit.data.buckets import Fit, Size, choose_bucket, fit, make_buckets
+from editkit.data.examples import Dataset
+from editkit.methods.protocol import Method
+from editkit.progress import progress
+from editkit.recipe.schema import Data
+
+BLOCK = 512  # examples in flight, so that memory does not grow with the data set
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of every usable example; all lists have one entry each.
+
+    Attributes:
+        usable: numbers of the examples in the data set.
+        buckets: sizes in px.
+        bucket_of: the number of the bucket.
+        content: SHA-256 of the bytes of each of the example's pictures.
+        fits: what happens to the example's result picture.
+    """
+
+    usable: Sequence[int]
+    buckets: Sequence[Size]
+    bucket_of: Sequence[int]
+    content: Sequence[tuple[bytes, ...]]
+    fits: Sequence[Fit]
+
+    def lines(self) -> list[str]:
+        """What happens to the pictures, for people."""
+        count = Counter(self.bucket_of)
+        cropped = [f.cropped for f in self.fits]
+        enlarged = sum(f.scale > 1 for f in self.fits)
+        sizes = ", ".join(f"{w} x {h}: {count[b]:,}" for b, (w, h) in enumerate(self.buckets) if count[b])
+        cut = sum(c > 0.001 for c in cropped)
+        lines = [f"sizes (px: examples): {sizes}"]
+        if cut or enlarged:
+            mean = sum(cropped) / len(cropped)
+            lines.append(
+                f"{cut:,} of {len(cropped):,} pictures lose something at the edges (mean {mean:.1%}, at most {max(cropped):.1%} of the "
+                f"area), {enlarged:,} are made larger than they are; data.csv in the run names each"
+            )
+        return lines
+
+    def write(self, path: Path) -> None:
+        """One line a picture: key, size, bucket, scale, share of the area that is cut off."""
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["key", "width_px", "height_px", "bucket_width_px", "bucket_height_px", "scale", "cropped"])
+            for f in self.fits:
+                writer.writerow([f.key, *f.size, *self.buckets[f.bucket], f"{f.scale:.4f}", f"{f.cropped:.4f}"])
+
+
+def survey(dataset: Dataset[Any], usable: Sequence[int], method: Method, data: Data) -> Survey:
+    """Reads every picture's bytes once: hashes them and looks at the size in the header; nothing is decoded.
+
+    Args:
+        dataset: the training examples.
+        usable: those that can be opened.
+        method: whose pictures count; the last one of an example decides on its bucket.
+        data: resolution and buckets.
+    """
+    table = [(data.resolution, data.resolution)]
+    if data.buckets is not None:
+        table = make_buckets(data.buckets.sides, data.buckets.step, data.buckets.max_aspect)
+
+    def look(index: int) -> tuple[tuple[bytes, ...], Fit]:
+        example = dataset[index]
+        pictures = method.pictures_of(example)
+        content = tuple(hashlib.sha256(p.read_bytes()).digest() for p in pictures)
+        size = pictures[-1].size()
+        bucket = choose_bucket(size, table)
+        return content, Fit(example.key, size, bucket, *fit(size, table[bucket]))
+
+    found: list[tuple[tuple[bytes, ...], Fit]] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(usable), "reading the pictures' sizes") as bar:
+        for start in range(0, len(usable), BLOCK):
+            block = list(pool.map(look, usable[start : start + BLOCK]))
+            found += block
+            bar.advance(len(block))
+    contents, fits = zip(*found, strict=True)
+    return Survey(list(usable), table, [f.bucket for f in fits], contents, fits)
