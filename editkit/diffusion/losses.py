@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -97,7 +98,7 @@ def loss_by_noise_level(
     edges = [0.0, *bins, 1.0]
     range_B = torch.bucketize(t_B, torch.tensor(bins, dtype=t_B.dtype, device=t_B.device), right=True)
     means = {}
-    for number, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+    for number, (low, high) in enumerate(itertools.pairwise(edges)):
         rows = (range_B == number).nonzero().squeeze(1)
         if len(rows):
             chosen = error_B.detach().index_select(0, rows.to(error_B.device, non_blocking=True))

@@ -54,12 +54,12 @@ def uniform(u_B: torch.Tensor) -> torch.Tensor:
 
 
 def logit_normal(u_B: torch.Tensor, mean: float = 0.0, std: float = 1.0) -> torch.Tensor:
-    """logit(t) ~ N(mean, std^2) (Esser et al. 2024, eq. 19)."""
+    """logit(t) ~ N(mean, std^2) (Esser et al. 2024, section 3.1)."""
     return torch.sigmoid(mean + std * torch.special.ndtri(_inside(u_B)))
 
 
 def mode(u_B: torch.Tensor, scale: float = 1.29) -> torch.Tensor:
-    """Heavy-tailed mode sampling, t = 1 - u - scale (cos(pi u / 2)^2 - 1 + u) (Esser et al. 2024, eq. 20).
+    """Heavy-tailed mode sampling, t = 1 - u - scale (cos(pi u / 2)^2 - 1 + u) (Esser et al. 2024, section 3.1).
 
     Args:
         u_B: uniform numbers, shape (B,).
@@ -69,7 +69,7 @@ def mode(u_B: torch.Tensor, scale: float = 1.29) -> torch.Tensor:
 
 
 def cosmap(u_B: torch.Tensor) -> torch.Tensor:
-    """Density 2 / (pi (1 - 2 t + 2 t^2)): the log-SNR of the cosine schedule (Esser et al. 2024, eq. 21)."""
+    """Density 2 / (pi (1 - 2 t + 2 t^2)): the log-SNR of the cosine schedule (Esser et al. 2024, section 3.1)."""
     return _inside(1 - 1 / (torch.tan(math.pi * _inside(u_B) / 2) + 1))
 
 
@@ -106,12 +106,12 @@ def prx(
 
 
 def shifted(t_B: torch.Tensor, shift: float) -> torch.Tensor:
-    """shift t / (1 + (shift - 1) t), which adds ln(shift) to logit(t) (Esser et al. 2024, eq. 23)."""
+    """The time shift t / (1 + (shift - 1) t), which adds ln(shift) to logit(t) (Esser et al. 2024, section 5.3.2)."""
     return _inside(shift * t_B / (1 + (shift - 1) * t_B))
 
 
 def resolution_shift(pixels: int, base_pixels: int) -> float:
-    """The shift sqrt(m / n) that makes m pixels as uncertain as n were (Esser et al. 2024, eq. 23).
+    """The shift sqrt(m / n) that makes m pixels as uncertain as n were (Esser et al. 2024, section 5.3.2).
 
     Args:
         pixels: of the training resolution, width times height.

@@ -90,12 +90,20 @@ class Train(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the autocast; the masters stay fp32
     gradient_checkpointing: bool = False
     channels_last: bool = True
-    ema_decay: Fraction = 0.0  # 0 = no EMA
+    ema_decay: Fraction | list[Fraction] = 0.0  # 0 = no EMA; of several the first is exported, and all are kept
+    post_hoc_ema: bool = False  # snapshots from which an average of any length can be made after the training
     log_every: PositiveInt = 10  # steps
     save_every: NonNegativeInt = 0  # steps; 0 = only at the end
     keep_last: PositiveInt = 2  # checkpoints on disk
     preview_every: NonNegativeInt = 0  # steps; 0 = only at the end
     threads: NonNegativeInt = 0  # CPU threads; 0 = all cores
+
+    @model_validator(mode="after")
+    def _several_decays(self) -> Train:
+        decays = self.ema_decay if isinstance(self.ema_decay, list) else []
+        if 0.0 in decays or len(set(decays)) < len(decays):
+            raise ValueError(f"ema_decay: found {decays}; expected different numbers above 0")
+        return self
 
 
 class Adapter(Section):
