@@ -6,9 +6,10 @@ that family or method, and `[model]` and `[method]` pass their further keys on t
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 FORMAT = 1
 
@@ -68,17 +69,46 @@ class Data(Section):
         return self
 
 
+class OptimGroup(Section):
+    """Parameters with a rate or a decay of their own."""
+
+    match: str  # regular expression, searched in the parameter names; the first table that fits a name has it
+    lr: PositiveFloat | None = None  # left out = what the method gives these parameters, mostly optim.lr
+    weight_decay: Annotated[float, Field(ge=0)] | None = None  # left out = optim.weight_decay
+
+    @field_validator("match")
+    @classmethod
+    def _is_a_pattern(cls, match: str) -> str:
+        try:
+            re.compile(match)
+        except re.error as error:
+            raise ValueError(f'found "{match}", which is no regular expression ({error})') from None
+        return match
+
+
 class Optim(Section):
     """The optimiser and its schedule."""
 
-    name: Literal["adamw"] = "adamw"
-    lr: PositiveFloat
+    name: Literal["adamw", "adamw8bit", "prodigy", "schedule_free", "muon"] = "adamw"
+    lr: PositiveFloat  # of prodigy: what the rate that it finds is multiplied with, mostly 1
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
+    momentum: Fraction = 0.95  # of muon's matrices; what is no matrix has AdamW's betas
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    decay_vectors: bool = True  # false = no weight decay on norms, biases and everything else of one dimension
+    groups: list[OptimGroup] = []
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"  # after the warm-up; wsd = constant, then linear
     warmup: NonNegativeInt = 0  # steps of linear warm-up
+    decay_share: Fraction = 0.2  # of wsd: the last share of all steps, in which the rate falls to 0
     max_grad_norm: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _rates_that_mean_something(self) -> Optim:
+        if self.name == "schedule_free" and self.schedule != "constant":
+            raise ValueError(f'schedule: found "{self.schedule}"; schedule_free needs none, use "constant" (with a warm-up)')
+        if self.name == "prodigy" and self.lr < 0.01:
+            raise ValueError(f"lr: found {self.lr:g}; prodigy finds the rate itself and multiplies it with lr, so set lr = 1.0")
+        return self
 
 
 class Train(Section):
@@ -146,3 +176,11 @@ class Recipe(Section):
     train: Train
     adapter: Adapter | None = None
     evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _one_average(self) -> Recipe:
+        if self.optim.name == "schedule_free" and (self.train.ema_decay not in (0.0, []) or self.train.post_hoc_ema):
+            raise ValueError(
+                'optim.name = "schedule_free" averages by itself; set train.ema_decay = 0 and post_hoc_ema = false'
+            )
+        return self

@@ -86,7 +86,7 @@ def solve_weights(steps: Sequence[float], gammas: Sequence[float], step: float, 
     """
     t, g = np.asarray(steps, np.float64), np.asarray(gammas, np.float64)
     products = profile_products(t[:, None], g[:, None], t[None], g[None])
-    wanted = profile_products(t, g, np.float64(step), np.float64(gamma))
+    wanted = profile_products(t, g, np.asarray(step, np.float64), np.asarray(gamma, np.float64))
     return np.linalg.lstsq(products, wanted, rcond=1e-12)[0]
 
 

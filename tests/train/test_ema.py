@@ -70,9 +70,11 @@ def test_the_weights_come_back_after_an_error() -> None:
     module = nn.Linear(2, 1, bias=False)
     average = WeightAverage(module, 0.9)
     before = walk(module, 7)
-    with pytest.raises(KeyError), average.applied():
-        assert not torch.equal(module.weight, before)
-        raise KeyError
+    averaged = average.applied()
+    averaged.__enter__()
+    assert not torch.equal(module.weight, before)
+    with pytest.raises(KeyError):
+        averaged.__exit__(KeyError, KeyError("preview"), None)
     assert torch.equal(module.weight, before)
 
 
