@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from editkit.errors import UserError
 from editkit.recipe.migrate import migrate
-from editkit.recipe.schema import Component, Recipe, Section
+from editkit.recipe.schema import ONE, SEVERAL, Component, Recipe, Section
 
 M = TypeVar("M", bound=BaseModel)
 S = TypeVar("S", bound=Section)
@@ -234,7 +234,7 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _explain(schema: type[BaseModel], values: Any, error: Any, source: Source, prefix: Key) -> str:
-    loc = tuple(str(part) for part in error["loc"])
+    loc = tuple(str(part) for part in error["loc"] if part not in (ONE, SEVERAL))
     key = prefix + loc
     dotted = ".".join(key)
     place = source.place(key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 FORMAT = 1
 
@@ -17,6 +17,12 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+# A value or a list of such; the tags make a mistake in one of them a message about that one alone (see `recipe.load`).
+ONE, SEVERAL = "one value", "several values"
+_ONE_OR_SEVERAL = Discriminator(lambda value: SEVERAL if isinstance(value, list) else ONE)
+Fractions = Annotated[Annotated[Fraction, Tag(ONE)] | Annotated[list[Fraction], Tag(SEVERAL)], _ONE_OR_SEVERAL]
+Names = Annotated[Annotated[str, Tag(ONE)] | Annotated[list[str], Tag(SEVERAL)], _ONE_OR_SEVERAL]
 
 
 class Section(BaseModel):
@@ -120,7 +126,7 @@ class Train(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the autocast; the masters stay fp32
     gradient_checkpointing: bool = False
     channels_last: bool = True
-    ema_decay: Fraction | list[Fraction] = 0.0  # 0 = no EMA; of several the first is exported, and all are kept
+    ema_decay: Fractions = 0.0  # 0 = no EMA; of several the first is exported, and all are kept
     post_hoc_ema: bool = False  # snapshots from which an average of any length can be made after the training
     log_every: PositiveInt = 10  # steps
     save_every: NonNegativeInt = 0  # steps; 0 = only at the end
@@ -139,12 +145,28 @@ class Train(Section):
 class Adapter(Section):
     """Small layers beside frozen ones; without this table the whole network is trained."""
 
-    name: Literal["lora"] = "lora"
-    rank: PositiveInt = 16
-    alpha: PositiveInt = 16
-    dropout: Fraction = 0.0
-    targets: list[str] = []  # module-name endings; [] = the family's preset
+    name: Literal["lora", "rslora", "dora", "lokr", "loha", "oft"] = "lora"
+    rank: PositiveInt | None = None  # of all but oft; left out = 16
+    alpha: PositiveInt | None = None  # of all but oft: strength, over the rank (rslora: over its root); left out = 16
+    block_size: PositiveInt | None = None  # of oft alone: side of the rotated blocks, divides the layers' width; left out = 32
+    dropout: Fraction = 0.0  # of the inputs (lora, rslora, dora), of whole layers (lokr, loha) or of blocks (oft)
+    targets: Names = []  # module-name endings, or one regular expression for whole module names; [] = the family's preset
     lr: Annotated[float, Field(ge=0)] = 0.0  # 0 = optim.lr
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_of_the_kind(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return ({"block_size": 32} if values.get("name") == "oft" else {"rank": 16, "alpha": 16}) | values
+
+    @model_validator(mode="after")
+    def _only_what_the_kind_has(self) -> Adapter:
+        foreign = ("rank", "alpha") if self.name == "oft" else ("block_size",)
+        if found := [key for key in foreign if getattr(self, key) is not None]:
+            has = "block_size" if self.name == "oft" else "rank and alpha"
+            raise ValueError(f'found {" and ".join(found)}, which "{self.name}" does not have; its size is {has}')
+        return self
 
 
 class Evaluate(Section):

@@ -73,8 +73,7 @@ def test_the_weights_come_back_after_an_error() -> None:
     averaged = average.applied()
     averaged.__enter__()
     assert not torch.equal(module.weight, before)
-    with pytest.raises(KeyError):
-        averaged.__exit__(KeyError, KeyError("preview"), None)
+    assert not averaged.__exit__(KeyError, KeyError("preview"), None), "the error is not swallowed"
     assert torch.equal(module.weight, before)
 
 
