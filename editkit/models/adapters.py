@@ -12,7 +12,6 @@ import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (
     StableDiffusionInstructPix2PixPipeline,
 )
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import (
     LoHaConfig,
     LoKrConfig,
@@ -45,7 +44,7 @@ def add_adapter(network: Any, options: Adapter, preset: list[str]) -> None:
     """Freezes a network and adds the layers of an adapter to it, in place. They change nothing before the first step.
 
     Args:
-        network: a diffusers model, whose frozen weights stay in the numbers in which they are.
+        network: a diffusers model. Its frozen weights stay in the numbers in which they are; the adapter's are fp32.
         options: the recipe's table.
         preset: the family's targets, where the recipe names none.
 
@@ -59,6 +58,8 @@ def add_adapter(network: Any, options: Adapter, preset: list[str]) -> None:
         network.add_adapter(_config(options, targets))
     except (ValueError, TypeError) as error:
         raise UserError(f"adapter.targets: found {_words(targets)}; {str(error).splitlines()[0]}") from error
+    for parameter in adapter_parameters(network):  # peft makes them in the numbers of the layer beside them
+        parameter.data = parameter.data.float()
 
 
 def _config(options: Adapter, targets: str | list[str]) -> PeftConfig:
@@ -136,7 +137,9 @@ def save_adapter(unet: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config, state = unet.peft_config["default"], get_peft_model_state_dict(unet)
     if isinstance(config, LoraConfig):
-        layers = {k: v.contiguous() for k, v in convert_state_dict_to_diffusers(state).items()}
+        # In peft's names: diffusers' older ones exist for the attention alone, and its loader takes a file to be all in the
+        # one or all in the other, so that a file with both would lose the attention's layers without a word.
+        layers = {k: v.contiguous() for k, v in state.items()}
         # Without the configuration a loader takes alpha = rank, and the adapter would have another strength.
         facts = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
         StableDiffusionInstructPix2PixPipeline.save_lora_weights(

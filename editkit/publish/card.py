@@ -68,12 +68,12 @@ EDITOR = "StableDiffusionInstructPix2PixPipeline"
 
 # What the recipe's kinds of adapters are called, and the tag by which the Hub knows them.
 ADAPTERS = {
-    "lora": ("LoRA", "lora"),
-    "rslora": ("rsLoRA", "lora"),
-    "dora": ("DoRA", "lora"),
-    "lokr": ("LoKr", "peft"),
-    "loha": ("LoHa", "peft"),
-    "oft": ("OFT", "peft"),
+    "lora": ("A LoRA", "lora"),
+    "rslora": ("An rsLoRA", "lora"),
+    "dora": ("A DoRA", "lora"),
+    "lokr": ("A LoKr", "peft"),
+    "loha": ("A LoHa", "peft"),
+    "oft": ("An OFT", "peft"),
 }
 
 
@@ -200,13 +200,13 @@ def _base_words(run: FinishedRun) -> str:
 
 
 def _adapter(run: FinishedRun) -> tuple[str, str]:
-    """The kind of adapter in words, and its tag."""
+    """The kind of adapter with its article, and its tag."""
     return ADAPTERS[run.recipe.adapter.name if run.recipe.adapter else "lora"]
 
 
 def _summary(run: FinishedRun) -> str:
     facts = run.facts
-    what = "The whole model" if run.pipeline else f"Adapter ({_adapter(run)[0]}) with the UNet's first layer"
+    what = "The whole model" if run.pipeline else f"{_adapter(run)[0]} adapter with the UNet's first layer"
     amount = f", {facts['steps']:,} steps, {facts['samples']:,} samples" if "steps" in facts else ""
     text = (
         f"{what}, trained by editkit's {facts['method']} from {_base_words(run)} on {facts['data']['name']}: "
