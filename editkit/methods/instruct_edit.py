@@ -18,7 +18,7 @@ from editkit.data.prepare import to_network
 from editkit.diffusion.losses import denoising_target, min_snr_weight
 from editkit.evaluate.edits import evaluate_editor, write_preview
 from editkit.methods.protocol import Batch, Loss
-from editkit.models.adapters import TEXT_ENCODER, adapter_parameters, add_lora, save_lora
+from editkit.models.adapters import TEXT_ENCODER, adapter_parameters, add_adapter, save_adapter
 from editkit.models.editor import StableDiffusionEditor
 from editkit.models.stable_diffusion.forward import TextStates, concat_source, draw_latents
 from editkit.models.stable_diffusion.load import StableDiffusion
@@ -47,7 +47,7 @@ class InstructEdit:
         parts.text_encoder.requires_grad_(options.text_encoder_lr > 0)
         widen_conv_in(parts.unet, 2 * parts.latent_channels)
         if recipe.adapter is not None:
-            add_lora(parts.unet, recipe.adapter, ["to_q", "to_k", "to_v", "to_out.0"])
+            add_adapter(parts.unet, recipe.adapter, ["to_q", "to_k", "to_v", "to_out.0"])
             parts.unet.conv_in.requires_grad_(True)  # it has new channels, which no adapter of low rank could learn
         if recipe.train.gradient_checkpointing:
             parts.unet.enable_gradient_checkpointing()
@@ -136,7 +136,7 @@ class InstructEdit:
         if self._recipe.adapter is None:
             self._editor().save(folder / "model")
             return folder / "model"
-        save_lora(self._parts.unet, folder / "adapter")
+        save_adapter(self._parts.unet, folder / "adapter")
         if self._options.text_encoder_lr:
             self._parts.text_encoder.save_pretrained(folder / "adapter" / TEXT_ENCODER)
         return folder / "adapter"

@@ -16,7 +16,7 @@ from PIL import Image
 from editkit.data.prepare import PrepareParams, prepare, to_image, to_network
 from editkit.errors import UserError
 from editkit.models import METADATA
-from editkit.models.adapters import LORA_FILE, load_lora
+from editkit.models.adapters import is_adapter, load_adapter
 from editkit.models.locate import locate_model
 from editkit.models.quiet import quiet_files
 from editkit.models.stable_diffusion.forward import sample_latents
@@ -164,7 +164,7 @@ def load_editor(run: str, *, device: torch.device | None = None) -> StableDiffus
     """
     folder = _weights_folder(run)
     facts = json.loads((folder / METADATA).read_text(encoding="utf-8")) if (folder / METADATA).is_file() else {}
-    parts = _load_adapter(folder, facts) if (folder / LORA_FILE).is_file() else load(str(folder), Options())
+    parts = _load_adapter(folder, facts) if is_adapter(folder) else load(str(folder), Options())
     channels = parts.unet.config["in_channels"]
     if channels != 2 * parts.latent_channels:
         raise UserError(
@@ -197,6 +197,6 @@ def _load_adapter(folder: Path, facts: dict[str, Any]) -> StableDiffusion:
         raise UserError(f"{folder}: found no {METADATA}, so it is not known which model the adapter belongs to")
     parts = load(facts["base"], Options())
     pipeline = parts.pipeline(StableDiffusionInstructPix2PixPipeline)
-    load_lora(pipeline, folder)
+    load_adapter(pipeline, folder)
     parts.put("text_encoder", pipeline.text_encoder)
     return parts

@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
 from editkit.evaluate.scores import BASELINES, FIGURES, figure
-from editkit.models.adapters import TEXT_ENCODER
+from editkit.models.adapters import PEFT_CONFIG, TEXT_ENCODER
 from editkit.publish.export import SAMPLES_FILE, FinishedRun
 
 LICENCE_FILE = "LICENSE.md"  # the Hub's spelling
@@ -28,7 +28,7 @@ LOAD_ADAPTER = """\
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline
 {base_import}from huggingface_hub import snapshot_download
-from PIL import Image, ImageOps
+{peft_import}from PIL import Image, ImageOps
 from safetensors.torch import load_file
 {encoder_import}
 pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained({base}, safety_checker=None)
@@ -36,8 +36,15 @@ folder = snapshot_download("{repo}")
 pipe.unet.conv_in = torch.nn.Conv2d({in_channels}, {out_channels}, 3, padding=1)  # it takes the source in too
 pipe.unet.conv_in.load_state_dict(load_file(f"{{folder}}/conv_in.safetensors"))
 pipe.unet.register_to_config(in_channels={in_channels})
+{adapter}{text_encoder}{use}"""
+
+LOAD_LORA = """\
 pipe.unet.load_lora_adapter(folder, weight_name="pytorch_lora_weights.safetensors", prefix="unet")
-{text_encoder}{use}"""
+"""
+
+LOAD_PEFT = """\
+PeftModel.from_pretrained(pipe.unet, folder)  # puts its layers into pipe.unet
+"""
 
 LOAD_TEXT_ENCODER = """\
 pipe.text_encoder = CLIPTextModel.from_pretrained(f"{folder}/text_encoder")  # the run trained it too
@@ -58,6 +65,16 @@ pipe("a portrait", num_inference_steps={steps}, guidance_scale={text_guidance:g}
 """
 
 EDITOR = "StableDiffusionInstructPix2PixPipeline"
+
+# What the recipe's kinds of adapters are called, and the tag by which the Hub knows them.
+ADAPTERS = {
+    "lora": ("A LoRA", "lora"),
+    "rslora": ("An rsLoRA", "lora"),
+    "dora": ("A DoRA", "lora"),
+    "lokr": ("A LoKr", "peft"),
+    "loha": ("A LoHa", "peft"),
+    "oft": ("An OFT", "peft"),
+}
 
 
 def write_card(run: FinishedRun, repo: str, staging: Path) -> None:
@@ -108,8 +125,11 @@ def loading_lines(run: FinishedRun, repo: str) -> str:
     elif not hub_base(run):
         base = '"PATH/TO/THE/BASE"'
     has_encoder = (run.weights / TEXT_ENCODER).is_dir()
+    by_peft = (run.weights / PEFT_CONFIG).is_file()
     return LOAD_ADAPTER.format(
         repo=repo, base=base, base_import=base_import, in_channels=in_channels, out_channels=out_channels, use=use,
+        adapter=LOAD_PEFT if by_peft else LOAD_LORA,
+        peft_import="from peft import PeftModel\n" if by_peft else "",
         text_encoder=LOAD_TEXT_ENCODER if has_encoder else "",
         encoder_import="from transformers import CLIPTextModel\n" if has_encoder else "",
     )  # fmt: skip
@@ -133,7 +153,7 @@ def _header(run: FinishedRun, repo: str) -> ModelCardData:
         license_name="see-license-md",
         license_link=LICENCE_FILE,
         datasets=[run.facts["data"]["name"]],
-        tags=["editkit", run.facts["method"].replace("_", "-"), *([] if run.pipeline else ["lora"])],
+        tags=["editkit", run.facts["method"].replace("_", "-"), *([] if run.pipeline else [_adapter(run)[1]])],
         model_name=repo.partition("/")[2],
         eval_results=_results(run) or None,
     )
@@ -179,9 +199,14 @@ def _base_words(run: FinishedRun) -> str:
     return base if known else "a model in a folder of whoever trained it, which is not on the Hub"
 
 
+def _adapter(run: FinishedRun) -> tuple[str, str]:
+    """The kind of adapter with its article, and its tag."""
+    return ADAPTERS[run.recipe.adapter.name if run.recipe.adapter else "lora"]
+
+
 def _summary(run: FinishedRun) -> str:
     facts = run.facts
-    what = "The whole model" if run.pipeline else "A LoRA adapter with the UNet's first layer"
+    what = "The whole model" if run.pipeline else f"{_adapter(run)[0]} adapter with the UNet's first layer"
     amount = f", {facts['steps']:,} steps, {facts['samples']:,} samples" if "steps" in facts else ""
     text = (
         f"{what}, trained by editkit's {facts['method']} from {_base_words(run)} on {facts['data']['name']}: "

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from editkit.errors import UserError
 from editkit.recipe.migrate import migrate
-from editkit.recipe.schema import Component, Recipe, Section
+from editkit.recipe.schema import ONE, SEVERAL, Component, Recipe, Section
 
 M = TypeVar("M", bound=BaseModel)
 S = TypeVar("S", bound=Section)
@@ -96,7 +96,7 @@ def recipe_hash(recipe: BaseModel) -> str:
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_none(v) for k, v in value.items() if v is not None}
-    return value
+    return [_without_none(v) for v in value] if isinstance(value, list) else value
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[Key, str]]:
@@ -225,16 +225,16 @@ def _lists_to_tuples(schema: type[BaseModel], values: Any) -> Any:
 
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:
-    """The model that an annotation holds: `Model`, `Model | None`."""
+    """The model that an annotation holds: `Model`, `Model | None`, `list[Model]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if isinstance(annotation, types.UnionType):
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is list:
         return next((m for a in typing.get_args(annotation) if (m := _model_of(a))), None)
     return None
 
 
 def _explain(schema: type[BaseModel], values: Any, error: Any, source: Source, prefix: Key) -> str:
-    loc = tuple(str(part) for part in error["loc"])
+    loc = tuple(str(part) for part in error["loc"] if part not in (ONE, SEVERAL))
     key = prefix + loc
     dotted = ".".join(key)
     place = source.place(key)

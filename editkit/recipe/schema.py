@@ -6,9 +6,10 @@ that family or method, and `[model]` and `[method]` pass their further keys on t
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 FORMAT = 1
 
@@ -16,6 +17,12 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+# A value or a list of such; the tags make a mistake in one of them a message about that one alone (see `recipe.load`).
+ONE, SEVERAL = "one value", "several values"
+_ONE_OR_SEVERAL = Discriminator(lambda value: SEVERAL if isinstance(value, list) else ONE)
+Fractions = Annotated[Annotated[Fraction, Tag(ONE)] | Annotated[list[Fraction], Tag(SEVERAL)], _ONE_OR_SEVERAL]
+Names = Annotated[Annotated[str, Tag(ONE)] | Annotated[list[str], Tag(SEVERAL)], _ONE_OR_SEVERAL]
 
 
 class Section(BaseModel):
@@ -99,17 +106,46 @@ class Data(Section):
         return self
 
 
+class OptimGroup(Section):
+    """Parameters with a rate or a decay of their own."""
+
+    match: str  # regular expression, searched in the parameter names; the first table that fits a name has it
+    lr: PositiveFloat | None = None  # left out = what the method gives these parameters, mostly optim.lr
+    weight_decay: Annotated[float, Field(ge=0)] | None = None  # left out = optim.weight_decay
+
+    @field_validator("match")
+    @classmethod
+    def _is_a_pattern(cls, match: str) -> str:
+        try:
+            re.compile(match)
+        except re.error as error:
+            raise ValueError(f'found "{match}", which is no regular expression ({error})') from None
+        return match
+
+
 class Optim(Section):
     """The optimiser and its schedule."""
 
-    name: Literal["adamw"] = "adamw"
-    lr: PositiveFloat
+    name: Literal["adamw", "adamw8bit", "prodigy", "schedule_free", "muon"] = "adamw"
+    lr: PositiveFloat  # of prodigy: what the rate that it finds is multiplied with, mostly 1
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
+    momentum: Fraction = 0.95  # of muon's matrices; what is no matrix has AdamW's betas
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    decay_vectors: bool = True  # false = no weight decay on norms, biases and everything else of one dimension
+    groups: list[OptimGroup] = []
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = "constant"  # after the warm-up; wsd = constant, then linear
     warmup: NonNegativeInt = 0  # steps of linear warm-up
+    decay_share: Fraction = 0.2  # of wsd: the last share of all steps, in which the rate falls to 0
     max_grad_norm: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _rates_that_mean_something(self) -> Optim:
+        if self.name == "schedule_free" and self.schedule != "constant":
+            raise ValueError(f'schedule: found "{self.schedule}"; schedule_free needs none, use "constant" (with a warm-up)')
+        if self.name == "prodigy" and self.lr < 0.01:
+            raise ValueError(f"lr: found {self.lr:g}; prodigy finds the rate itself and multiplies it with lr, so set lr = 1.0")
+        return self
 
 
 class Train(Section):
@@ -123,12 +159,20 @@ class Train(Section):
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"  # at a loss that is no number, or a spike: the batch is written down
     spike_factor: Annotated[float, Field(ge=0)] = 0.0  # a gradient norm of so many times the usual counts as such; 0 = none does
     channels_last: bool = True
-    ema_decay: Fraction = 0.0  # 0 = no EMA
+    ema_decay: Fractions = 0.0  # 0 = no EMA; of several the first is exported, and all are kept
+    post_hoc_ema: bool = False  # snapshots from which an average of any length can be made after the training
     log_every: PositiveInt = 10  # steps
     save_every: NonNegativeInt = 0  # steps; 0 = only at the end
     keep_last: PositiveInt = 2  # checkpoints on disk
     preview_every: NonNegativeInt = 0  # steps; 0 = only at the end
     threads: NonNegativeInt = 0  # CPU threads; 0 = all cores
+
+    @model_validator(mode="after")
+    def _several_decays(self) -> Train:
+        decays = self.ema_decay if isinstance(self.ema_decay, list) else []
+        if 0.0 in decays or len(set(decays)) < len(decays):
+            raise ValueError(f"ema_decay: found {decays}; expected different numbers above 0")
+        return self
 
 
 class Parallel(Section):
@@ -142,12 +186,28 @@ class Parallel(Section):
 class Adapter(Section):
     """Small layers beside frozen ones; without this table the whole network is trained."""
 
-    name: Literal["lora"] = "lora"
-    rank: PositiveInt = 16
-    alpha: PositiveInt = 16
-    dropout: Fraction = 0.0
-    targets: list[str] = []  # module-name endings; [] = the family's preset
+    name: Literal["lora", "rslora", "dora", "lokr", "loha", "oft"] = "lora"
+    rank: PositiveInt | None = None  # of all but oft; left out = 16
+    alpha: PositiveInt | None = None  # of all but oft: strength, over the rank (rslora: over its root); left out = 16
+    block_size: PositiveInt | None = None  # of oft alone: side of the rotated blocks, divides the layers' width; left out = 32
+    dropout: Fraction = 0.0  # of the inputs (lora, rslora, dora), of whole layers (lokr, loha) or of blocks (oft)
+    targets: Names = []  # module-name endings, or one regular expression for whole module names; [] = the family's preset
     lr: Annotated[float, Field(ge=0)] = 0.0  # 0 = optim.lr
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_of_the_kind(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return ({"block_size": 32} if values.get("name") == "oft" else {"rank": 16, "alpha": 16}) | values
+
+    @model_validator(mode="after")
+    def _only_what_the_kind_has(self) -> Adapter:
+        foreign = ("rank", "alpha") if self.name == "oft" else ("block_size",)
+        if found := [key for key in foreign if getattr(self, key) is not None]:
+            has = "block_size" if self.name == "oft" else "rank and alpha"
+            raise ValueError(f'found {" and ".join(found)}, which "{self.name}" does not have; its size is {has}')
+        return self
 
 
 class Evaluate(Section):
@@ -180,3 +240,11 @@ class Recipe(Section):
     adapter: Adapter | None = None
     parallel: Parallel = Parallel()
     evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _one_average(self) -> Recipe:
+        if self.optim.name == "schedule_free" and (self.train.ema_decay not in (0.0, []) or self.train.post_hoc_ema):
+            raise ValueError(
+                'optim.name = "schedule_free" averages by itself; set train.ema_decay = 0 and post_hoc_ema = false'
+            )
+        return self

@@ -5,10 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_loss_weighting_for_sd3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editkit.diffusion.losses import denoising_target, min_snr_weight, signal_to_noise
+from editkit.diffusion.losses import (
+    denoising_target,
+    flow_weight,
+    loss_by_noise_level,
+    min_snr_flow_weight,
+    min_snr_weight,
+    signal_to_noise,
+)
 
 TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -66,3 +74,37 @@ def test_min_snr_is_one_weight_on_the_clean_error_whatever_is_predicted(seed: in
     for kind, off in in_type.items():
         found = min_snr_weight(scheduler(kind), timesteps, gamma) * off.square().mean(dim=(1, 2, 3))
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-9)
+
+
+TIMES = torch.tensor([0.01, 0.2, 0.5, 0.9, 0.999])
+
+
+@pytest.mark.parametrize("name", ["cosmap", "sigma_sqrt", "none"])
+def test_flow_weights_are_those_of_diffusers(name: str) -> None:
+    torch.testing.assert_close(flow_weight(name, TIMES), compute_loss_weighting_for_sd3(name, TIMES))
+
+
+def test_an_unknown_flow_weight_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown loss weight"):
+        flow_weight("sigma", TIMES)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr_on_the_velocity_is_min_snr_on_the_clean_sample(gamma: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean, noise, guess = torch.randn(3, len(TIMES), 12, generator=generator).double()
+    t = TIMES.double()[:, None]
+    noisy = (1 - t) * clean + t * noise
+    snr = ((1 - t) / t).square()
+    expected = snr.clamp(max=gamma) * ((noisy - t * guess) - clean).square()  # guess is a velocity; the clean sample it says
+    found = min_snr_flow_weight(TIMES.double(), gamma)[:, None] * (guess - (noise - clean)).square()
+    torch.testing.assert_close(found, expected)
+    assert min_snr_flow_weight(torch.zeros(1), gamma).item() == 0
+
+
+def test_the_loss_by_noise_level_is_the_mean_of_each_range_and_has_no_empty_ones() -> None:
+    error = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0], requires_grad=True)
+    found = loss_by_noise_level(error, torch.tensor([0.0, 0.29, 0.3, 0.6, 1.0]))
+    assert {k: v.item() for k, v in found.items()} == {"mse_0_0.3": 1.5, "mse_0.3_0.6": 4.0, "mse_0.6_1": 12.0}
+    assert not any(v.requires_grad for v in found.values())
+    assert loss_by_noise_level(error[:2], torch.tensor([0.7, 0.8]), bins=(0.5,)).keys() == {"mse_0.5_1"}

@@ -9,14 +9,20 @@ from typing import Any
 
 from editkit.models import METADATA
 from editkit.recipe.load import dump
-from editkit.recipe.schema import Data, Method, Model, Optim, Recipe, Train
+from editkit.recipe.schema import Adapter, Data, Method, Model, Optim, Recipe, Train
 from tests.tiny import picture
 
 SAMPLING = {"steps": 2, "text_guidance": 3.0, "image_guidance": 1.5}
 
 
 def make_run(
-    folder: Path, model: Path | None, *, evaluated: bool = True, base: str = "lab:tiny-sd", facts: dict[str, Any] | None = None
+    folder: Path,
+    model: Path | None,
+    *,
+    evaluated: bool = True,
+    base: str = "lab:tiny-sd",
+    facts: dict[str, Any] | None = None,
+    adapter: Adapter | None = None,
 ) -> Path:
     """A finished run; without `model` its weights are still to be put there, and `facts` change run.json."""
     folder.mkdir(parents=True)
@@ -30,6 +36,7 @@ def make_run(
         data=Data(train="data_specs/small.toml", resolution=32),
         optim=Optim(lr=1e-3),
         train=Train(steps=6, batch_size=8),
+        adapter=adapter,
     )
     (folder / "recipe.toml").write_text(dump(recipe))
     said = {

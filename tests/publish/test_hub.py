@@ -21,12 +21,17 @@ from editkit.errors import UserError
 from editkit.models import METADATA
 from editkit.publish.export import read_run
 from editkit.publish.hub import publish, stage
+from editkit.recipe.schema import Adapter
 from tests.publish.finished import make_run, write_metadata
 from tests.publish.hub_server import Hub, serving
 from tests.tiny import picture
 
 SECRET = "planted0secret0token"
 TOKEN = f"hf_{SECRET}"
+ADAPTERS = [
+    *(Adapter(name=name, rank=2, alpha=4) for name in ("lora", "rslora", "dora", "lokr", "loha")),
+    Adapter(name="oft", block_size=8),
+]
 
 
 @pytest.fixture
@@ -56,21 +61,22 @@ def run(workplace: Path, stock: Path) -> Path:
 
 
 @pytest.fixture
-def lora_run(workplace: Path, tiny_sd: Path) -> Path:
-    """A run that left an adapter for `tiny_sd`, with weights that matter."""
+def lora_run(workplace: Path, tiny_sd: Path, request: pytest.FixtureRequest) -> Path:
+    """A run that left an adapter for `tiny_sd`, with weights that matter: LoRA, or the one that a test names."""
     from editkit.methods.instruct_edit import InstructEdit
     from editkit.models.stable_diffusion.load import Options, load
-    from editkit.recipe.schema import Adapter, Model
+    from editkit.recipe.schema import Model
     from tests.methods.test_instruct_edit import recipe
 
     parts = load(str(tiny_sd), Options())
     model = Model(family="stable_diffusion", base=str(tiny_sd))
-    method = InstructEdit(recipe(adapter=Adapter(rank=2, alpha=4), model=model), InstructEdit.Options(), parts)
+    adapter = getattr(request, "param", Adapter(rank=2, alpha=4))
+    method = InstructEdit(recipe(adapter=adapter, model=model), InstructEdit.Options(), parts)
     with torch.no_grad():
         for parameter in parts.unet.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.03)
-    folder = make_run(workplace / "runs" / "lora-1", None, base=str(tiny_sd))
+    folder = make_run(workplace / "runs" / "lora-1", None, base=str(tiny_sd), adapter=adapter)
     write_metadata(method.export(folder), str(tiny_sd))
     return folder
 
@@ -159,6 +165,7 @@ def test_the_loading_lines_of_the_cards_work_in_a_new_process(
         assert Image.open(workplace / name / "edited.png").size == (32, 32)
 
 
+@pytest.mark.parametrize("lora_run", ADAPTERS, ids=lambda a: a.name, indirect=True)
 def test_an_adapter_of_a_lab_model_loads_with_the_cards_lines(
     workplace: Path, lora_run: Path, tiny_sd: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
