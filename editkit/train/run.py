@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from editkit.data.cache import weights_hash
 from editkit.data.check import audit_pictures
 from editkit.data.examples import Dataset
 from editkit.data.prepare import PrepareParams
@@ -32,7 +33,8 @@ from editkit.recipe.load import Source, dump, load_recipe, options, recipe_hash
 from editkit.recipe.schema import Recipe
 from editkit.runs import find_run, new_run_folder
 from editkit.train.batches import BatchSource
-from editkit.train.checkpoint import load_checkpoint, save_checkpoint
+from editkit.train.checkpoint import Keep, load_checkpoint, save_checkpoint
+from editkit.train.identity import identity_of
 from editkit.train.loop import Hooks, Trainer
 
 FORMAT = 1
@@ -138,18 +140,19 @@ def _check_kind(recipe: Recipe, kind: Any, dataset: Dataset[Any]) -> None:
 
 def _train(setup: Setup, run: Path, resuming: bool) -> Path:
     recipe = setup.recipe
-    identity = {"recipe": _identity(recipe), "data": setup.train.info["sha256"], "torch": version("torch")}
+    identity = identity_of(recipe, _pointed_at(setup))
+    keep = Keep(recipe.train.keep_last, recipe.train.keep_best, recipe.train.best_metric)
     trainer = Trainer(recipe, setup.method, setup.device)
     record = _Record(run, setup, resuming)
     if resuming:
-        trainer.load_state_dict(load_checkpoint(run, identity))
+        trainer.load_state_dict(load_checkpoint(run, identity, recipe.train.resume_despite))
         record.cut_metrics(trainer.step)
         print(f"{run}: goes on at step {trainer.step}")
     print(_header(setup, run))
     batches = BatchSource(recipe, setup.method, setup.train, setup.usable, setup.device)
     hooks = Hooks(
         log=record.log,
-        save=lambda step, state: save_checkpoint(run, step, state, identity, recipe.train.keep_last),
+        save=lambda step, state: save_checkpoint(run, step, state, identity, keep),
         preview=lambda step: _preview(setup, run, trainer, record, step),
     )
     try:
@@ -229,18 +232,11 @@ def _dry_run(setup: Setup) -> Path:
     return Path()
 
 
-def _identity(recipe: Recipe) -> str:
-    """What a resume must share: everything but how it is watched, and how long it runs where that changes no step."""
-    steps = 1 if recipe.optim.schedule == "constant" else recipe.train.steps
-    watched = recipe.model_copy(
-        update={
-            "train": recipe.train.model_copy(
-                update={"steps": steps, "log_every": 1, "save_every": 0, "preview_every": 0, "keep_last": 1, "threads": 0}
-            ),
-            "evaluate": type(recipe.evaluate)(),
-        }
-    )
-    return recipe_hash(watched)
+def _pointed_at(setup: Setup) -> dict[str, str]:
+    """What the recipe only points at: the data, the weights before the first step, and the library that computes."""
+    modules = {"trained": setup.method.trainable, **setup.method.frozen_encoders}
+    weights = {f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()}
+    return {"data": setup.train.info["sha256"], "base": weights_hash(weights), "torch": version("torch")}
 
 
 def _header(setup: Setup, run: Path) -> str:
