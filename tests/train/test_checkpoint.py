@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +34,7 @@ from editkit.train.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from tests.train.processes import run_processes
 
 IDENTITY = {"data": "a", "optim.lr": "0.1"}
 ALL = Keep(last=100)
@@ -80,7 +82,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_what_cannot_come_back_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a/b: a Path|a/b: a PosixPath"):
+    with pytest.raises(ValueError, match="a/b: a PosixPath cannot be part of a checkpoint"):
         save_checkpoint(tmp_path, 1, {"a": {"b": tmp_path}}, IDENTITY, ALL)
     assert steps(tmp_path) == []
 
@@ -314,3 +316,40 @@ def test_what_will_not_fit_is_not_begun(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"No space left on device \(4,611,686,018,427\.4 MB needed, [0-9,.]+ MB free\)"):
         save_checkpoint(tmp_path, 2, {"x": huge}, IDENTITY, ALL)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
+
+
+def fail_on_one(run: Path) -> str:
+    """In every process: saves once, then again with a limit on the files of rank 1 alone."""
+    state = {"x": {str(i): torch.full((20_000,), float(i)) for i in range(8)}}  # shared among the processes
+    save_checkpoint(run, 1, state, IDENTITY, ALL)
+    if dist.get_rank() == 1:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    with pytest.raises(UserError) as caught:
+        save_checkpoint(run, 2, state, IDENTITY, ALL)
+    return str(caught.value)
+
+
+def test_a_failure_in_one_process_fails_all_with_one_message(tmp_path: Path) -> None:
+    said = run_processes(fail_on_one, 2, tmp_path)
+    assert "step 2 was not saved: File too large" in said[0]
+    assert said[0] == said[1]
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
+    assert load_checkpoint(tmp_path, IDENTITY)["x"]["7"].eq(7).all()
+
+
+def load_in_each(run: Path, identity: dict[str, str]) -> Any:
+    try:
+        return load_checkpoint(run, identity)["step"]
+    except UserError as error:
+        return str(error)
+
+
+def test_all_processes_choose_the_same_checkpoint(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+    (checkpoint_folder(tmp_path, 2) / "facts.json").write_text("{}")
+    assert run_processes(load_in_each, 2, tmp_path, IDENTITY) == [1, 1]
+    refused = run_processes(load_in_each, 2, tmp_path, {"data": "b"})
+    assert "data: a in the run, b now" in refused[0]
+    assert refused[0] == refused[1]
