@@ -163,9 +163,20 @@ class Train(Section):
     post_hoc_ema: bool = False  # snapshots from which an average of any length can be made after the training
     log_every: PositiveInt = 10  # steps
     save_every: NonNegativeInt = 0  # steps; 0 = only at the end
-    keep_last: PositiveInt = 2  # checkpoints on disk
+    keep_last: PositiveInt = 2  # newest checkpoints on disk
+    keep_best: NonNegativeInt = 0  # and the N best by `best_metric`
+    best_metric: str = ""  # a figure of the log, such as "followed"; highest is best, or lowest: "-loss"
     preview_every: NonNegativeInt = 0  # steps; 0 = only at the end
     threads: NonNegativeInt = 0  # CPU threads; 0 = all cores
+    resume_despite: list[
+        str
+    ] = []  # what may differ from the run that --resume goes on with: "data", "torch", "optim.lr", "optim"
+
+    @model_validator(mode="after")
+    def _best_has_a_metric(self) -> Train:
+        if self.keep_best and not self.best_metric.removeprefix("-"):
+            raise ValueError('keep_best needs best_metric, the figure that decides; such as best_metric = "-loss"')
+        return self
 
     @model_validator(mode="after")
     def _several_decays(self) -> Train:
