@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from editkit.data.cache import cache_key, cached, weights_hash
-from editkit.data.examples import Dataset, Example
+from editkit.data.cache import entry_key, fill, open_cache, weights_hash
+from editkit.data.examples import Dataset, Example, pictures_of
 from editkit.data.prepare import PrepareParams, View, draw_view, prepare
 from editkit.data.sampler import ShuffledStream
 from editkit.methods.protocol import Batch, Method
 from editkit.models.precision import computing
-from editkit.progress import progress
 from editkit.recipe.schema import Recipe
 
 ENCODE_BATCH = 64
@@ -76,25 +75,27 @@ class BatchSource:
             for name, module in self._method.frozen_encoders.items()
             for key, tensor in module.state_dict().items()
         }
-        key = cache_key(
-            data=self._dataset.info["sha256"],
-            usable=len(self._usable),
-            limit=self._recipe.data.limit,
-            prepare=self._params.as_dict(),
-            views=len(views),
-            method=self._recipe.method.name,
-            precision=self._recipe.train.precision,
-            encoders=weights_hash(frozen),
-        )
-        return cached(key, lambda: self._encode_all(views))
+        parts = {
+            "prepare": self._params.as_dict(),
+            "views": len(views),
+            "method": self._recipe.method.name,
+            "precision": self._recipe.train.precision,
+            "encoders": weights_hash(frozen),
+        }
+        pictures = (pictures_of(self._dataset[i]) for i in self._usable)
+        keys = [entry_key(content=[picture.read_bytes() for _, picture in some], **parts) for some in pictures]
+        with open_cache() as store:
+            while True:
+                filled = fill(
+                    store, keys, lambda rows: self._encode_rows(rows, views), ENCODE_BATCH, "encoding the pictures once"
+                )
+                print(f"cache of the encoded pictures: {filled}")
+                entries = [entry for entry in store.get(keys) if entry is not None]
+                if len(entries) == len(keys):  # otherwise some were damaged, and are made again
+                    return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
 
-    def _encode_all(self, views: Sequence[View]) -> dict[str, torch.Tensor]:
-        done: dict[str, list[torch.Tensor]] = {}
-        with progress(len(self._usable), "encoding the pictures once") as bar:
-            for start in range(0, len(self._usable), ENCODE_BATCH):
-                examples = [self._dataset[i] for i in self._usable[start : start + ENCODE_BATCH]]
-                encoded = [self._encode(torch.stack([self._open(e, v) for e in examples])) for v in views]
-                for name in encoded[0]:
-                    done.setdefault(name, []).append(torch.stack([e[name].cpu() for e in encoded], dim=1))
-                bar.advance(len(examples))
-        return {name: torch.cat(parts) for name, parts in done.items()}
+    def _encode_rows(self, rows: Sequence[int], views: Sequence[View]) -> list[dict[str, torch.Tensor]]:
+        """The examples in each view: tensors (views, ...) for each."""
+        examples = [self._dataset[self._usable[row]] for row in rows]
+        encoded = [self._encode(torch.stack([self._open(e, v) for e in examples])) for v in views]
+        return [{name: torch.stack([e[name][i] for e in encoded]) for name in encoded[0]} for i in range(len(rows))]
