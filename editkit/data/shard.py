@@ -58,7 +58,7 @@ def _checksum(key: str, body: bytes) -> int:
 class Shard:
     """A part of the entries, those whose keys begin alike.
 
-    Safe to use from several threads, not across a fork: LMDB's handles belong to the process that opened them.
+    Safe to use from several threads. LMDB's handles belong to the process that opened them, so a fork closes its copy.
 
     Raises:
         UserError: from every method, where the file is damaged, the disk is full or the folder is not writable.
@@ -88,6 +88,16 @@ class Shard:
                     self._environment.set_mapsize(2 * self._environment.info()["map_size"])
                 except lmdb.MapResizedError:
                     self._environment.set_mapsize(0)  # as large as the other process made it
+
+    def before_fork(self) -> None:
+        """Waits until no thread has a transaction open: its copy would let go of a lock that is this process's."""
+        self._lock.acquire()
+
+    def after_fork(self, child: bool) -> None:
+        """Goes on in the parent; closes the copy in the child."""
+        if child:
+            self._environment.close()
+        self._lock.release()
 
     def sizes(self, keys: Sequence[str]) -> list[int]:
         """Bytes of the file that each entry takes; 0 = it is not there."""

@@ -29,16 +29,31 @@ SLACK = 20  # eviction frees a twentieth of the limit at once, because it looks 
 
 _open_shards: WeakValueDictionary[Path, Shard] = WeakValueDictionary()  # LMDB opens a file once in a process
 _opening = threading.Lock()
+_across_fork: list[Shard] = []
 
 
-def _after_fork() -> None:
-    global _opening
-    _opening = threading.Lock()
-    _open_shards.clear()
+def _before_fork() -> None:
+    _opening.acquire()
+    _across_fork.extend(_open_shards.values())
+    for shard in _across_fork:
+        shard.before_fork()
+
+
+def _after_fork(child: bool) -> None:
+    for shard in _across_fork:
+        shard.after_fork(child)
+    _across_fork.clear()
+    if child:
+        _open_shards.clear()
+    _opening.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=functools.partial(_after_fork, child=False),
+        after_in_child=functools.partial(_after_fork, child=True),
+    )
 
 
 class Store:

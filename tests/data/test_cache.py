@@ -23,13 +23,13 @@ from editkit.data.pictures import Picture
 from editkit.data.shard import Tensors
 from editkit.data.store import Store
 from editkit.errors import UserError
-from tests.tiny import encoded, picture
 
 MB = 2**20
 LIMIT = 100 * MB
 BATCH = 8
-# Children are started afresh: a fork would share what the threads of pytest's process hold.
-SPAWN = multiprocessing.get_context("spawn")
+# Children come from a process without threads that has imported what they need, so that a hundred kills take seconds.
+FRESH = multiprocessing.get_context("forkserver")
+FRESH.set_forkserver_preload([__name__])
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.uint8, torch.int64, torch.bool]
 
 
@@ -91,6 +91,8 @@ class TestKeys:
         assert weights_hash({"a": a, "b": b}) == weights_hash({"b": b, "a": a.T.contiguous().T})
 
     def test_one_changed_byte_of_one_picture_costs_one_entry(self, tmp_path: Path) -> None:
+        from tests.tiny import encoded, picture  # imports what the children would have to wait for
+
         files = [tmp_path / f"{n}.png" for n in range(6)]
         for n, file in enumerate(files):
             file.write_bytes(encoded(picture("red", (8 + n, 8))))
@@ -163,7 +165,7 @@ class TestStore:
         monkeypatch.setattr("editkit.data.shard.FIRST_MAP", 2**16)
         keys = keys_of(64)
         with Store(tmp_path, limit_bytes=LIMIT) as store:
-            child = SPAWN.Process(target=put_large, args=(tmp_path, keys[:32]))
+            child = FRESH.Process(target=put_large, args=(tmp_path, keys[:32]))
             child.start()
             child.join()
             assert child.exitcode == 0
@@ -178,10 +180,13 @@ class TestStore:
             assert same(second.get(keys[:1])[0], entry(0))
             child = os.fork()
             if child == 0:
-                store.put({keys[1]: entry(1)})
-                good = same(store.get(keys[:1])[0], entry(0))
-                store.close()
-                os._exit(0 if good else 1)
+                try:
+                    store.put({keys[1]: entry(1)})
+                    good = same(store.get(keys[:1])[0], entry(0)) and same(second.get(keys[1:2])[0], entry(1))
+                    store.close()
+                    os._exit(0 if good else 1)
+                finally:
+                    os._exit(2)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
             with ThreadPoolExecutor(4) as pool:
                 list(pool.map(lambda n: store.put({keys[n]: entry(n)}), range(2, 12)))
@@ -241,10 +246,11 @@ class TestStore:
 
 
 def flip(folder: Path, inside: bytes, draw: random.Random) -> None:
-    """Flips one bit of these bytes, in whichever file they lie."""
-    (path, data) = next((p, d) for p in folder.glob("*.lmdb") if inside in (d := bytearray(p.read_bytes())))
-    data[data.index(inside) + draw.randrange(len(inside))] ^= 1 << draw.randrange(8)
-    path.write_bytes(data)
+    """Flips one bit of these bytes."""
+    changed = bytearray(inside)
+    changed[draw.randrange(len(inside))] ^= 1 << draw.randrange(8)
+    for path in folder.glob("*.lmdb"):  # everywhere, because pages that hold less than they did keep old bytes behind it
+        path.write_bytes(path.read_bytes().replace(inside, changed))
 
 
 def put_large(folder: Path, keys: list[str]) -> None:
@@ -274,9 +280,10 @@ class TestEviction:
         self.run(tmp_path, first, made)
         assert made == [40, 40, 0, 25, 0]
         with Store(tmp_path, limit_bytes=self.limit) as store:
-            assert len(store.missing(second)) >= 15
-        for start in range(100, 1000, 50):
-            self.run(tmp_path, keys[start : start + 50])
+            assert 5 <= len(store.missing(second)) < 20
+            assert not store.missing(keys[80:105])
+        for start in range(120, 1000, 40):
+            self.run(tmp_path, keys[start : start + 40])
         assert sum(p.stat().st_size for p in tmp_path.glob("*.lmdb")) < 1.5 * self.limit  # freed pages are used again
 
     def test_nothing_that_an_open_run_uses_is_evicted(self, tmp_path: Path) -> None:
@@ -291,7 +298,7 @@ class TestEviction:
 
     def test_a_killed_run_protects_nothing(self, tmp_path: Path) -> None:
         keys = keys_of(160)
-        child = SPAWN.Process(target=hold, args=(tmp_path, keys[:80], self.limit))
+        child = FRESH.Process(target=hold, args=(tmp_path, keys[:80], self.limit))
         child.start()
         while not (tmp_path / "ready").exists():
             time.sleep(0.02)
@@ -344,7 +351,7 @@ def noted(*notes: Path) -> list[list[int]]:
 class TestProcesses:
     def test_two_processes_fill_one_store_and_share_the_work(self, tmp_path: Path) -> None:
         count, notes = 40 * BATCH, [tmp_path / "a", tmp_path / "b"]
-        children = [SPAWN.Process(target=fill_noting, args=(tmp_path / "store", count, note, 0.05)) for note in notes]
+        children = [FRESH.Process(target=fill_noting, args=(tmp_path / "store", count, note, 0.05)) for note in notes]
         for child in children:
             child.start()
         for child in children:
@@ -361,7 +368,7 @@ class TestProcesses:
         keys, draw = keys_of(count), random.Random()
         kills = 0
         while kills < 6:
-            child = SPAWN.Process(target=fill_noting, args=(tmp_path / "store", count, note, 0.0))
+            child = FRESH.Process(target=fill_noting, args=(tmp_path / "store", count, note, 0.0))
             child.start()
             begun = len(noted(note))
             while child.is_alive() and len(noted(note)) == begun:
