@@ -40,8 +40,8 @@ def make_buckets(sides: Sequence[int], step: int, max_aspect: float) -> list[Siz
         max_aspect: longer side / shorter side at most; 1 = squares alone.
 
     Returns:
-        Sizes without repetition, by area and then by width. No bucket has more pixels than side², so that a batch that fits into
-        memory for the square fits for all.
+        Sizes without repetition, by area and then by width. No bucket has more pixels than side², so that a batch that
+        fits into memory for the square fits for all.
     """
     found: dict[Size, None] = {}
     for side in sorted(sides):
@@ -69,8 +69,8 @@ def fit(size: Size, bucket: Size) -> tuple[float, float]:
 def choose_bucket(size: Size, buckets: Sequence[Size]) -> int:
     """The number of the bucket in which the least of a picture is lost.
 
-    Loss is what is cut off, and what has to be invented where the picture is smaller than the bucket; of equals the one with the
-    most pixels is taken, so that detail is kept.
+    Loss is what is cut off, and what has to be invented where the picture is smaller than the bucket; of equals the one with
+    the most pixels is taken, so that detail is kept.
     """
 
     def loss(number: int) -> tuple[float, int]:

@@ -46,9 +46,8 @@ class View:
 def draw_views(params: PrepareParams, flip_probability: float, draws: Draws) -> list[View]:
     """Draws the view of every example of a batch: one coin and one crop for all pictures of an example."""
     random_crop = params.crop == "random"
-    return [
-        View(coin < flip_probability, x if random_crop else 0.5, y if random_crop else 0.5) for coin, x, y in draws.uniform(3).tolist()
-    ]
+    drawn = draws.uniform(3).tolist()
+    return [View(coin < flip_probability, *((x, y) if random_crop else (0.5, 0.5))) for coin, x, y in drawn]
 
 
 def prepare(

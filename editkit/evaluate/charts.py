@@ -25,7 +25,12 @@ Curve = tuple[Sequence[float], Sequence[float]]  # steps, values
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a line cut short by a kill is left out."""
+    """The lines of a metrics.jsonl, with what pace.jsonl says of the same steps; a line cut short by a kill is left out."""
+    pace = {x["step"]: x for x in _json_lines(path.with_name("pace.jsonl"))}
+    return [{**(pace.get(x["step"], {}) if x["kind"] == "train" else {}), **x} for x in _json_lines(path)]
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:

@@ -173,8 +173,10 @@ def _charts(lines: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             ("samples_per_s", "samples a second"),
             ("data_wait", "time spent waiting for data"),
         ):
-            chart = line_chart(title, {title: (steps, [x[key] for x in train])}, share=key == "data_wait", zero=True)
-            yield {"title": title, "svg": chart}
+            known = [x for x in train if key in x]
+            if known:
+                curve = ([x["step"] for x in known], [x[key] for x in known])
+                yield {"title": title, "svg": line_chart(title, {title: curve}, share=key == "data_wait", zero=True)}
 
 
 def _score_charts(lines: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -88,7 +88,7 @@ class Data(Section):
     crop: Literal["center", "random"] = "center"
     flip: Fraction = 0.0  # probability of a horizontal flip, one coin for the whole example
     cache_latents: bool = True  # encode every picture once before the first step, not in every step
-    cache_views: NonNegativeInt = 0  # drawn crops and flips kept of each example; 0 = the centre crop, and its mirror if flip > 0
+    cache_views: NonNegativeInt = 0  # drawn crops and flips kept of each example; 0 = the centre, and its mirror if flip > 0
     cache_texts: bool = False  # keep the states of every text on disk, where the text encoder is frozen
     workers: NonNegativeInt = 2  # threads that open and prepare batches ahead; 0 = the training itself does
     ahead: PositiveInt = 2  # batches that they prepare in advance
@@ -156,8 +156,8 @@ class Train(Section):
     accumulate: PositiveInt = 1  # forward passes an optimiser step
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the autocast; the masters stay fp32
     gradient_checkpointing: bool = False
-    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"  # at a loss that is no number, or a spike: the batch is written down
-    spike_factor: Annotated[float, Field(ge=0)] = 0.0  # a gradient norm of so many times the usual counts as such; 0 = none does
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"  # at a loss that is no number, or a spike
+    spike_factor: Annotated[float, Field(ge=0)] = 0.0  # a gradient norm of so many times the usual is a spike; 0 = none is
     channels_last: bool = True
     ema_decay: Fractions = 0.0  # 0 = no EMA; of several the first is exported, and all are kept
     post_hoc_ema: bool = False  # snapshots from which an average of any length can be made after the training

@@ -1,7 +1,7 @@
 """From a data set to batches: the order, the pictures or their cached encodings, and one phrasing of every text.
 
-Threads prepare the next batches while the device computes. What has been taken, not what has been prepared, is the state: a resumed
-run takes the very next batch, whatever was under way when it stopped.
+Threads prepare the next batches while the device computes. What has been taken, not what has been prepared, is the state: a
+resumed run takes the very next batch, whatever was under way when it stopped.
 """
 
 from __future__ import annotations
@@ -243,6 +243,8 @@ class BatchSource:
 
 def _weights_of(method: Method) -> str:
     frozen = {
-        f"{name}.{key}": tensor for name, module in method.frozen_encoders.items() for key, tensor in module.state_dict().items()
+        f"{name}.{key}": tensor
+        for name, module in method.frozen_encoders.items()
+        for key, tensor in module.state_dict().items()
     }
     return weights_hash(frozen)

@@ -21,26 +21,34 @@ speed, memory, files or messages does not raise it. 1 = before checkpoints of fo
 
 # Keys that say how a run is watched, kept, or divided among threads, and never change a number of it.
 WATCHED = (
-    "format", "name", "description", "data.test", "data.workers", "evaluate.*", "tracking.*",
+    "format", "name", "description", "data.test", "data.workers", "data.ahead", "evaluate.*", "tracking.*", "parallel.*",
     "train.log_every", "train.save_every", "train.preview_every", "train.keep_last", "train.keep_best", "train.best_metric",
-    "train.threads", "train.resume_despite",
+    "train.threads", "train.resume_despite", "train.on_nonfinite",
 )  # fmt: skip
 ENDLESS = ("constant",)  # schedules for which the number of steps changes no step
 LISTED = 20  # differences that a message lists
 ABSENT = "nothing"
 
 
-def identity_of(recipe: Recipe, facts: Mapping[str, str]) -> dict[str, str]:
+def identity_of(recipe: Recipe, facts: Mapping[str, str], processes: int = 1) -> dict[str, str]:
     """Everything that decides the numbers of a run.
+
+    How the examples of a step are divided into passes and among processes is no part of it, for they have the same order and
+    the same random numbers; with buckets it is, for a batch is filled from one bucket.
 
     Args:
         recipe: the resolved recipe.
+        processes: that share the work.
         facts: what the recipe only points at, by name: the hashes of the data and of the base weights, torch's version.
 
     Returns:
         Dotted recipe keys and names of facts, with their values as text; and "numerics", the code's own version.
     """
     keys = {k: _text(v) for k, v in _flat(recipe.model_dump(mode="json")) if not _watched(k)}
+    if recipe.data.buckets is None:
+        examples = recipe.train.batch_size * recipe.train.accumulate * processes
+        del keys["train.batch_size"], keys["train.accumulate"]
+        keys["train.batch_size x accumulate x processes"] = str(examples)
     if recipe.optim.schedule in ENDLESS:
         del keys["train.steps"]
     return {**keys, **facts, "numerics": str(NUMERICS)}

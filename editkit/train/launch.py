@@ -21,7 +21,7 @@ def is_launched() -> bool:
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
 
 
-def launch(processes: int, work: Callable[..., None], *arguments: Any) -> None:
+def launch(processes: int, work: Callable[..., object], *arguments: Any) -> None:
     """Runs `work(*arguments)` in several processes, each with its rank in the environment.
 
     Args:
@@ -61,7 +61,8 @@ def launch(processes: int, work: Callable[..., None], *arguments: Any) -> None:
             raise UserError(mistakes.get()) from None
         how = f"was killed by {error.signal_name}" if error.signal_name else f"ended with code {error.exit_code}"
         raise UserError(
-            f"process {error.error_index} of {processes} {how}, so the others were ended; go on from the last checkpoint with --resume"
+            f"process {error.error_index} of {processes} {how}, so the others were ended; go on from the last checkpoint "
+            "with --resume"
         ) from None
     finally:
         for number, handler in before.items():
@@ -72,7 +73,7 @@ _USERS, _STOPPED = 2, 130
 
 
 def _child(
-    rank: int, processes: int, port: int, mistakes: Any, work: Callable[..., None], arguments: tuple[Any, ...]
+    rank: int, processes: int, port: int, mistakes: Any, work: Callable[..., object], arguments: tuple[Any, ...]
 ) -> None:
     os.environ |= {
         "RANK": str(rank),

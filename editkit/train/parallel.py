@@ -79,7 +79,7 @@ class Layout:
     def gradients(self, *, synchronise: bool) -> Generator[None, None, None]:
         """Around a forward and backward pass: whether its gradients are exchanged, which only the last of a step needs."""
         for network in self._networks:
-            network.set_requires_gradient_sync(synchronise)  # ty: ignore[call-non-callable]
+            network.set_requires_gradient_sync(synchronise)  # ty: ignore[not-callable]
         yield
 
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> float:
@@ -110,8 +110,8 @@ class Layout:
             norms = [other for _, other in gathered]
             if max(norms) - min(norms) > NORM_TOLERANCE * max(norms):
                 raise RuntimeError(
-                    f"the processes have different gradients (norms {', '.join(f'{n:g}' for n in norms)}): this method enters its "
-                    "network on a way that the layout does not know"
+                    f"the processes have different gradients (norms {', '.join(f'{n:g}' for n in norms)}): this method enters "
+                    "its network on a way that the layout does not know"
                 )
             every = {name for one, _ in gathered for name in one}
             pairs = {name: [one[name] for one, _ in gathered if name in one] for name in every}

@@ -39,7 +39,7 @@ from editkit.train.loop import Hooks, Trainer
 from editkit.train.parallel import Layout, process_group
 from editkit.train.ranks import on_first
 from editkit.train.record import FORMAT, Record, machine_facts
-from editkit.train.survey import Survey, survey
+from editkit.train.survey import survey
 
 
 @dataclass
@@ -209,7 +209,7 @@ class _Session:
         self._setup = setup
         self._run = run
         self.layout = Layout(recipe, setup.device)
-        self._identity = identity_of(recipe, _pointed_at(setup))
+        self._identity = identity_of(recipe, _pointed_at(setup), self.layout.world)
         self._keep = Keep(recipe.train.keep_last, recipe.train.keep_best, recipe.train.best_metric)
         self._survey = survey(setup.train, setup.all_usable, setup.method, recipe.data)
         self._store = open_cache() if recipe.data.cache_latents or recipe.data.cache_texts else None
@@ -245,7 +245,7 @@ class _Session:
 
     def run(self) -> None:
         """Trains to the last step."""
-        recipe, trainer = self._setup.recipe, self._trainer
+        trainer = self._trainer
         for line in [self._header, *self._survey.lines()]:
             print(line)
         if len(self._survey.buckets) > 1 and self.layout.rank == 0:

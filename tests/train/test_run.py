@@ -17,7 +17,7 @@ import torch
 
 from editkit.build import build
 from editkit.errors import UserError
-from editkit.train.checkpoint import checkpoint_folder, list_checkpoints, load_checkpoint, save_checkpoint
+from editkit.train.checkpoint import list_checkpoints, read_checkpoint
 from editkit.train.loop import Trainer
 from editkit.train.run import check_recipe, train
 
@@ -72,25 +72,23 @@ def recipe(workplace: Path, tiny_sd: Path) -> str:
     return "recipe.toml"
 
 
-def state_of(run: Path) -> dict:
-    return torch.load(list_checkpoints(run)[-1] / "state.pt", weights_only=True)
+TIMES = ("seconds", "elapsed", "waited")  # the machine's, not the run's
 
 
-def assert_same_state(found: Path, expected: Path) -> None:
-    a, b = state_of(found), state_of(expected)
-    assert a["step"] == b["step"]
-    for name, value in b["weights"].items():
-        assert torch.equal(a["weights"][name], value), name
-    for x, y in zip(a["average"]["average"], b["average"]["average"], strict=True):
-        assert torch.equal(x, y)
-    for key, moments in b["optimizer"]["state"].items():
-        for name, value in moments.items():
-            assert torch.equal(a["optimizer"]["state"][key][name], value)
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {k: v for key, inner in value.items() if key not in TIMES for k, v in flat(inner, f"{path}/{key}").items()}
+    return {path: value}
 
 
-def losses_of(run: Path) -> list[tuple[int, float]]:
-    lines = [json.loads(s) for s in (run / "metrics.jsonl").read_text().splitlines()]
-    return [(x["step"], x["loss"]) for x in lines if x["kind"] == "train"]
+def assert_same_run(found: Path, expected: Path) -> None:
+    """Weights, averages, optimiser, place in the data and metrics.jsonl, bit by bit."""
+    a, b = (flat(read_checkpoint(list_checkpoints(run)[-1])) for run in (found, expected))
+    assert a.keys() == b.keys()
+    for name, value in b.items():
+        same = torch.equal(a[name], value) if isinstance(value, torch.Tensor) else a[name] == value
+        assert same, name
+    assert (found / "metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()
 
 
 def test_a_run_leaves_everything_that_is_promised(recipe: str) -> None:
@@ -110,8 +108,9 @@ def test_a_run_leaves_everything_that_is_promised(recipe: str) -> None:
     from diffusers import StableDiffusionInstructPix2PixPipeline
 
     pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(run / "model")
-    average = state_of(run)["average"]["average"]
-    assert torch.equal(next(iter(pipeline.unet.parameters())), average[0]), "the averaged weights are exported"
+    averages = read_checkpoint(list_checkpoints(run)[-1])["averages"]["0.9"]
+    name, exported = next(iter(pipeline.unet.named_parameters()))
+    assert torch.equal(exported, averages[f"unet.{name}"]), "the averaged weights are exported"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -132,8 +131,7 @@ def test_a_stopped_and_resumed_run_equals_the_one_that_was_never_stopped(recipe:
     assert json.loads((stopped / "run.json").read_text())["state"] == "stopped"
     assert list_checkpoints(stopped)[-1].name == "step-000004", "the step in hand was finished"
     train(recipe, [], resume=stopped.name)
-    assert_same_state(stopped, whole)
-    assert losses_of(stopped) == losses_of(whole)
+    assert_same_run(stopped, whole)
 
 
 def test_a_killed_process_resumes_to_the_same_weights(recipe: str, workplace: Path) -> None:
@@ -149,26 +147,13 @@ def test_a_killed_process_resumes_to_the_same_weights(recipe: str, workplace: Pa
     process.wait()
     assert killed, "the process wrote a checkpoint"
     train(recipe, ["train.preview_every=0"], resume=str(killed[0]))
-    assert_same_state(killed[0], whole)
-    assert losses_of(killed[0]) == losses_of(whole)
+    assert_same_run(killed[0], whole)
 
 
 def test_a_resume_of_something_else_is_refused(recipe: str) -> None:
     run = train(recipe, ["train.steps=1", "evaluate.text_grid=[]"])
     with pytest.raises(UserError, match="cannot be resumed, it was made from something else"):
         train(recipe, ["train.steps=1", "optim.lr=0.5"], resume=str(run))
-
-
-def test_a_damaged_checkpoint_is_recognised_and_the_one_before_it_used(tmp_path: Path) -> None:
-    for step in (1, 2):
-        save_checkpoint(tmp_path, step, {"step": step}, {"recipe": "a"}, keep_last=3)
-    state = checkpoint_folder(tmp_path, 2) / "state.pt"
-    data = bytearray(state.read_bytes())
-    data[len(data) // 2] ^= 1
-    state.write_bytes(data)
-    assert load_checkpoint(tmp_path, {"recipe": "a"})["step"] == 1
-    state.write_bytes(bytes(data[:50]))
-    assert load_checkpoint(tmp_path, {"recipe": "a"})["step"] == 1
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(recipe: str) -> None:
