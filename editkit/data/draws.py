@@ -3,7 +3,8 @@
 What an example draws depends on the recipe's seed and on its position in the stream of examples, and on nothing else: not on
 the batch it stands in, on how many passes a step has, or on how many processes share the work. So a resumed run, a run with
 another micro-batch size and a run on several devices all draw the same noise for the same example. Philox is counter-based: a
-key makes a stream, and streams of different keys are independent (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+key makes a stream, and streams of different keys are independent (Salmon et al. 2011, "Parallel random numbers: as easy as 1,
+2, 3").
 """
 
 from __future__ import annotations

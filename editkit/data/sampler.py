@@ -1,8 +1,8 @@
 """The order in which training sees the examples, and how they come together in batches.
 
-The order is a pure function of the seed and of how many were seen. A plan cuts it into batches of examples that share a bucket (a
-size in pixels); what waits in a bucket that is not full yet goes on waiting over an epoch's end, so that no example is left out
-and every batch is full.
+The order is a pure function of the seed and of how many were seen. A plan cuts it into batches of examples that share a bucket
+(a size in pixels); what waits in a bucket that is not full yet goes on waiting over an epoch's end, so that no example is left
+out and every batch is full.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from editkit.data.pictures import Picture, PictureError
 from editkit.data.read import open_dataset
 from editkit.errors import UserError
 from editkit.evaluate.pictures import contact_sheet
-from editkit.train.run import check_recipe
+from editkit.train.setup import check_recipe
 
 SAMPLE = 16  # sound examples on the contact sheet
 FAULTS = 32  # faulty ones

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -232,11 +232,13 @@ def read_checkpoint(folder: Path, place: Place | None = None) -> dict[str, Any]:
     def prepare() -> None:
         known = stored_tensors(folder)
 
-        def allocate(path: tuple[str, ...], key: str) -> torch.Tensor:
-            stored = known[key]
-            found = place(path, stored.size, stored.properties.dtype) if place else None
-            tensors[key] = torch.empty(stored.size, dtype=stored.properties.dtype) if found is None else found
-            return tensors[key]
+        def allocate(path: tuple[str, ...], key: str, strides: Sequence[int] | None) -> torch.Tensor:
+            shape, dtype = known[key].size, known[key].properties.dtype
+            found = place(path, shape, dtype) if place else None
+            if found is None:
+                found = torch.empty_strided(shape, strides, dtype=dtype) if strides else torch.empty(shape, dtype=dtype)
+            tensors[key] = found
+            return found
 
         state.update(unpack(json.loads((folder / FACTS).read_text(encoding="utf-8")), (), allocate))
 

@@ -7,28 +7,19 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from editkit.data.cache import open_cache, weights_hash
-from editkit.data.check import audit_pictures
-from editkit.data.examples import Dataset
-from editkit.data.prepare import PrepareParams
-from editkit.data.read import Concatenated, open_dataset
-from editkit.data.sampler import MixedStream, ShuffledStream, Stream
-from editkit.errors import UserError
+from editkit.data.cache import open_cache
+from editkit.data.sampler import ShuffledStream
 from editkit.evaluate.report import write_report
 from editkit.evaluate.scores import print_scores
-from editkit.methods import method_class
-from editkit.methods.protocol import Method
-from editkit.models import METADATA, family
-from editkit.models.precision import check_precision, choose_device, computing, to_channels_last
-from editkit.recipe.load import Source, load_recipe, options
+from editkit.models import METADATA
+from editkit.models.precision import choose_device, computing
+from editkit.recipe.load import Source, load_recipe
 from editkit.recipe.schema import Recipe
 from editkit.runs import find_run, new_run_folder
 from editkit.train.batches import BatchSource
@@ -38,25 +29,9 @@ from editkit.train.launch import is_launched, launch
 from editkit.train.loop import Hooks, Trainer
 from editkit.train.parallel import Layout, process_group
 from editkit.train.ranks import on_first
-from editkit.train.record import FORMAT, Record, machine_facts
+from editkit.train.record import Record
+from editkit.train.setup import Setup, data_facts, describe, header, make_stream, metadata, pointed_at, prepare_run
 from editkit.train.survey import survey
-
-
-@dataclass
-class Setup:
-    """Everything that a recipe stands for, ready to train."""
-
-    recipe: Recipe
-    method: Method
-    train: Dataset[Any]
-    test: Dataset[Any]
-    usable: list[list[int]]  # of each data set of the mixture, as numbers in `train`
-    device: torch.device
-
-    @property
-    def all_usable(self) -> list[int]:
-        """Of all data sets."""
-        return [i for part in self.usable for i in part]
 
 
 def train(recipe_path: str, overrides: list[str], resume: str | None = None, dry_run: bool = False) -> Path:
@@ -109,98 +84,6 @@ def train_here(recipe: Recipe, source: Source | None, resumed: Path | None) -> P
     return run
 
 
-def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
-    """Opens the data, checks it, loads the model and makes the method; raises UserError before anything is written."""
-    device = choose_device()
-    check_precision(recipe.train.precision, device)
-    kind = method_class(recipe.method.name)
-    method_options = options(recipe.method, kind.Options, "method", source)
-    networks = family(recipe.model.family)
-    model_options = options(recipe.model, networks.Options, "model", source)
-    on_first(lambda: _build_what_is_missing(recipe))
-    places = [recipe.data.train, *(m.train for m in recipe.data.mix)]
-    parts = [open_dataset(place, "train", limit=recipe.data.limit) for place in places]
-    test_set = open_dataset(recipe.data.test or recipe.data.train, "test")
-    usable = []
-    start = 0
-    for place, part in zip(places, parts, strict=True):
-        _check_kind(recipe, kind, part, place)
-        found = audit_pictures(part, recipe.data.max_skipped)
-        if len(found) < len(part):
-            print(f"{place}: {len(part) - len(found)} of {len(part)} examples are skipped: their pictures cannot be read")
-        usable.append([start + i for i in found])
-        start += len(part)
-    train_set = parts[0] if len(parts) == 1 else Concatenated(parts)
-    torch.manual_seed(recipe.seed)  # for the weights that are made anew
-    model = networks.load(recipe.model.base, model_options, lambda: _texts(train_set))
-    method = kind(recipe, method_options, model)
-    for module in model.modules.values():
-        module.to(device)
-        if recipe.train.channels_last:
-            to_channels_last(module)
-    return Setup(recipe, method, train_set, test_set, usable, device)
-
-
-def _build_what_is_missing(recipe: Recipe) -> None:
-    for place in (recipe.data.train, *(m.train for m in recipe.data.mix)):
-        open_dataset(place, "train")
-
-
-def check_recipe(recipe_path: str) -> dict[str, Any]:
-    """Validates a recipe without training: loads it, opens its data and its model, and counts."""
-    recipe, source = load_recipe(recipe_path)
-    return _describe(prepare_run(recipe, source))
-
-
-def _describe(setup: Setup) -> dict[str, Any]:
-    recipe = setup.recipe
-    trained = sum(p.numel() for p in setup.method.trainable.parameters() if p.requires_grad)
-    samples = recipe.train.steps * recipe.train.batch_size * recipe.train.accumulate * Layout(recipe, setup.device).world
-    examples = len(setup.all_usable)
-    return {
-        "recipe": recipe.name,
-        "method": recipe.method.name,
-        "base": recipe.model.base or "random weights",
-        "trained parameters": trained,
-        "training examples": examples,
-        "test examples": len(setup.test),
-        "samples": samples,
-        "epochs": round(samples / examples, 2),
-        "device": str(setup.device),
-        "precision": recipe.train.precision,
-    }
-
-
-def _texts(dataset: Dataset[Any]) -> Iterable[str]:
-    for i in range(len(dataset)):
-        example = dataset[i]
-        yield from getattr(example, "captions", None) or example.instructions
-
-
-def _check_kind(recipe: Recipe, kind: Any, dataset: Dataset[Any], place: str) -> None:
-    found = dataset.info["kind"]
-    if found != kind.kind:
-        raise UserError(f'{place}: found {found}; the method "{recipe.method.name}" learns from {kind.kind}')
-    if len(dataset) == 0:
-        raise UserError(f"{place}: found no training examples")
-
-
-def make_stream(setup: Setup) -> Stream:
-    """The order of the usable examples: shuffled, or mixed from several data sets in the recipe's shares."""
-    recipe = setup.recipe
-    parts = setup.train.parts if isinstance(setup.train, Concatenated) else [setup.train]
-    streams: list[Stream] = []
-    for number, (part, usable) in enumerate(zip(parts, setup.usable, strict=True)):
-        # Row groups count only where all of their rows do.
-        groups = getattr(part, "group_sizes", []) if len(usable) == len(part) and not recipe.data.limit else []
-        window = recipe.data.window or getattr(part, "window", 0)
-        streams.append(ShuffledStream(len(usable), recipe.seed + number, groups, window))
-    if len(streams) == 1:
-        return streams[0]
-    weights = [1.0, *(m.weight for m in recipe.data.mix)]
-    return MixedStream(streams, [len(u) for u in setup.usable], weights, recipe.seed)
-
-
 class _Session:
     """A trainer with its batches and its run folder."""
 
@@ -209,7 +92,7 @@ class _Session:
         self._setup = setup
         self._run = run
         self.layout = Layout(recipe, setup.device)
-        self._identity = identity_of(recipe, _pointed_at(setup), self.layout.world)
+        self._identity = identity_of(recipe, pointed_at(setup), self.layout.world)
         self._keep = Keep(recipe.train.keep_last, recipe.train.keep_best, recipe.train.best_metric)
         self._survey = survey(setup.train, setup.all_usable, setup.method, recipe.data)
         self._store = open_cache() if recipe.data.cache_latents or recipe.data.cache_texts else None
@@ -224,8 +107,8 @@ class _Session:
             self.layout.rank,
             self.layout.world,
         )
-        trained = _describe(setup)["trained parameters"]  # of the whole model, before it is cut into shards
-        self._header = _header(setup, run, self.layout)
+        trained = describe(setup)["trained parameters"]  # of the whole model, before it is cut into shards
+        self._header = header(setup, run, self.layout)
         self._trainer = Trainer(recipe, setup.method, self._batches, setup.device, self.layout)
         self._record = Record(run, writes=self.layout.rank == 0)
         self._stopping = _Stopping(self._trainer)
@@ -237,7 +120,7 @@ class _Session:
             self._saved = self._trainer.step
             print(f"{run}: goes on at step {self._trainer.step}")
         else:
-            self._record.begin(recipe, {"trained_parameters": trained, **_data_facts(setup)})
+            self._record.begin(recipe, {"trained_parameters": trained, **data_facts(setup)})
 
     def _load(self) -> dict[str, Any]:
         despite = self._setup.recipe.train.resume_despite
@@ -318,7 +201,7 @@ class _Session:
         with trainer.shown():
             setup.method.finish(setup.train)
             exported = setup.method.export(run)
-            (exported / METADATA).write_text(json.dumps(_metadata(setup), indent=1), encoding="utf-8")
+            (exported / METADATA).write_text(json.dumps(metadata(setup), indent=1), encoding="utf-8")
             self._preview(trainer.step)
             if recipe.evaluate.pairs:
                 with computing(setup.device, recipe.train.precision):
@@ -333,14 +216,6 @@ class _Session:
     def _figures(self) -> dict[str, Any]:
         trainer = self._trainer
         return {"seconds": round(trainer.seconds, 1), "steps": trainer.step, "samples": trainer.samples}
-
-
-def _pointed_at(setup: Setup) -> dict[str, str]:
-    """What the recipe only points at: the data, the weights before the first step, and the libraries that compute."""
-    modules = {"trained": setup.method.trainable, **setup.method.frozen_encoders}
-    weights = {f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()}
-    libraries = {name: version(name) for name in ("torch", "numpy")}
-    return {"data": setup.train.info["sha256"], "base": weights_hash(weights), **libraries}
 
 
 class _Stopping:
@@ -404,37 +279,5 @@ def _dry_run(setup: Setup) -> None:
     trainer.dry_step()
     seconds = time.perf_counter() - started
     batches.close()
-    for key, value in {**_describe(setup), "first step": f"{seconds:.2f} s"}.items():
+    for key, value in {**describe(setup), "first step": f"{seconds:.2f} s"}.items():
         print(f"{key:>20}  {value}")
-
-
-def _data_facts(setup: Setup) -> dict[str, Any]:
-    info = setup.train.info
-    data = {k: info[k] for k in ("name", "kind", "sha256", "counts", "licences") if k in info}
-    data |= {"categories": info.get("categories", {}), "skipped": len(setup.train) - len(setup.all_usable)}
-    return {"data": data, "machine": machine_facts(setup.device)}
-
-
-def _header(setup: Setup, run: Path, layout: Layout) -> str:
-    facts = _describe(setup)
-    return (
-        f"{run}: {facts['trained parameters']:,} parameters of {facts['base']} on {facts['training examples']:,} examples, "
-        f"{facts['samples']:,} samples ({facts['epochs']} epochs), {facts['device']}, {facts['precision']}, {layout.name}"
-    )
-
-
-def _metadata(setup: Setup) -> dict[str, Any]:
-    """What a user of the weights needs beside them: the one preprocessing path and the default guidance."""
-    recipe = setup.recipe
-    return {
-        "format": FORMAT,
-        "name": recipe.name,
-        "method": recipe.method.name,
-        "base": recipe.model.base,
-        "prepare": PrepareParams(recipe.data.resolution, recipe.data.crop).as_dict(),
-        "sampling": {
-            "steps": recipe.evaluate.steps,
-            "text_guidance": recipe.evaluate.text_guidance,
-            "image_guidance": recipe.evaluate.image_guidance,
-        },
-    }

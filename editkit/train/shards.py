@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import warnings
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,9 +19,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
 from editkit.train.ranks import world
+
+Allocate = Callable[[tuple[str, ...], str, Sequence[int] | None], torch.Tensor]
 
 METADATA = ".metadata"  # the name is the library's
 
@@ -53,7 +56,9 @@ def pack(value: Any, path: tuple[str, ...], tensors: dict[str, torch.Tensor]) ->
         if key in tensors:
             raise ValueError(f"{key}: two tensors of a state have this path")
         tensors[key] = value.detach()
-        return {"$tensor": key}
+        # A fused optimiser walks through a weight and its moments as they lie in memory, so that the order must come back.
+        order = list(torch.empty_like(value, device="meta").stride()) if not isinstance(value, DTensor) else []
+        return {"$tensor": key} if not order or value.is_contiguous() else {"$tensor": key, "strides": order}
     if isinstance(value, Mapping):
         if all(isinstance(k, str) and not k.startswith("$") for k in value):
             return {k: pack(v, (*path, k), tensors) for k, v in value.items()}
@@ -66,14 +71,14 @@ def pack(value: Any, path: tuple[str, ...], tensors: dict[str, torch.Tensor]) ->
     raise ValueError(f"{'/'.join(path)}: a {type(value).__name__} cannot be part of a checkpoint")
 
 
-def unpack(value: Any, path: tuple[str, ...], allocate: Callable[[tuple[str, ...], str], torch.Tensor]) -> Any:
-    """The inverse of `pack`; `allocate` gives the tensor of a path and key."""
+def unpack(value: Any, path: tuple[str, ...], allocate: Allocate) -> Any:
+    """The inverse of `pack`; `allocate` gives the tensor of a path, a key and, where it did not lie in order, its strides."""
     if isinstance(value, list):
         return [unpack(v, (*path, str(i)), allocate) for i, v in enumerate(value)]
     if not isinstance(value, dict):
         return value
     if "$tensor" in value:
-        return allocate(path, value["$tensor"])
+        return allocate(path, value["$tensor"], value.get("strides"))
     if "$tuple" in value:
         return tuple(unpack(value["$tuple"], path, allocate))
     if "$items" in value:

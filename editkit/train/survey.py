@@ -50,8 +50,8 @@ class Survey:
         if cut or enlarged:
             mean = sum(cropped) / len(cropped)
             lines.append(
-                f"{cut:,} of {len(cropped):,} pictures lose something at the edges (mean {mean:.1%}, at most {max(cropped):.1%} "
-                f"of the area), {enlarged:,} are made larger than they are; data.csv in the run names each"
+                f"{cut:,} of {len(cropped):,} pictures lose something at the edges (mean {mean:.1%}, at most "
+                f"{max(cropped):.1%} of the area), {enlarged:,} are made larger than they are; data.csv in the run names each"
             )
         return lines
 

@@ -16,12 +16,16 @@ from pathlib import Path
 import torch
 
 from editkit.build import build
+from editkit.data.draws import Draws
+from editkit.data.sampler import Planned
 from editkit.methods.instruct_edit import InstructEdit
 from editkit.models.precision import computing, to_channels_last
 from editkit.models.stable_diffusion.load import Options, load
 from editkit.recipe.load import load_recipe
+from editkit.train.batches import Taken
 from editkit.train.loop import Trainer
-from editkit.train.run import machine_facts
+from editkit.train.parallel import Layout
+from editkit.train.record import machine_facts
 
 ROOT = Path(__file__).parents[2]
 STEPS = 5  # timed in a round, behind one that is not
@@ -40,8 +44,15 @@ class _OneBatch:
         noise = torch.randn(3, size, 4, side, side)
         self._batch = {"source": noise[0], "mean": noise[1], "std": noise[2].abs() * 0.1, "text": ["make the hair red"] * size}
 
-    def take(self, position: int, count: int, generator: torch.Generator) -> dict:
-        return self._batch
+    def take(self) -> Taken:
+        rows = tuple(range(len(self._batch["text"])))
+        return Taken(self._batch, Draws(0, rows), Planned(0, rows, rows), len(rows), 0.0)
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        return
 
 
 def samples_per_second(channels_last: bool) -> float:
@@ -51,13 +62,14 @@ def samples_per_second(channels_last: bool) -> float:
     if channels_last:
         to_channels_last(parts.unet)
     device = torch.device("cpu")
-    trainer = Trainer(recipe, InstructEdit(recipe, InstructEdit.Options(), parts), device)
     batches = _OneBatch(recipe.train.batch_size, recipe.data.resolution // parts.vae_scale)
+    method = InstructEdit(recipe, InstructEdit.Options(), parts)
+    trainer = Trainer(recipe, method, batches, device, Layout(recipe, device))
     with computing(device, recipe.train.precision):
-        trainer.dry_step(batches)
+        trainer.dry_step()
     started = time.perf_counter()
     for _ in range(STEPS):
-        trainer.dry_step(batches)
+        trainer.dry_step()
     return STEPS * recipe.train.batch_size / (time.perf_counter() - started)
 
 

@@ -7,23 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from editkit.data.prepare import PrepareParams, View, draw_view, prepare, to_image, to_network
-from editkit.data.sampler import ShuffledStream
+from editkit.data.draws import Draws
+from editkit.data.prepare import PrepareParams, View, draw_views, prepare, to_image, to_network
 from tests.tiny import picture
 
 
 @given(st.integers(0, 2**31), st.floats(0, 1))
 def test_flips_and_crops_are_shared_by_the_pictures_of_an_example(seed: int, flip: float) -> None:
     params = PrepareParams(16, "random")
-    view = draw_view(params, flip, torch.Generator().manual_seed(seed))
+    (view,) = draw_views(params, flip, Draws(seed, [7]))
     image = picture("red", (40, 24))
     pair = prepare([image, image], params, view)
     assert torch.equal(pair[0], pair[1])
 
 
 def test_flips_happen_as_often_as_asked() -> None:
-    generator = torch.Generator().manual_seed(0)
-    flips = [draw_view(PrepareParams(8), 0.25, generator).flip for _ in range(2000)]
+    flips = [view.flip for view in draw_views(PrepareParams(8), 0.25, Draws(0, range(2000)))]
     assert 0.2 < sum(flips) / len(flips) < 0.3
 
 
@@ -43,11 +42,3 @@ def test_pictures_are_cropped_not_squashed() -> None:
 def test_tensors_and_pictures_go_there_and_back() -> None:
     image = picture("teal", (16, 16))
     assert to_image(to_network(prepare([image], PrepareParams(16)))[0]).tobytes() == image.tobytes()
-
-
-@given(st.integers(1, 50), st.integers(0, 1000), st.integers(1, 40), st.integers(0, 200))
-def test_the_stream_does_not_depend_on_how_it_is_cut(count: int, seed: int, batch: int, position: int) -> None:
-    whole = ShuffledStream(count, seed).take(0, position + batch)
-    assert ShuffledStream(count, seed).take(position, batch) == whole[position:]
-    epochs = [whole[i : i + count] for i in range(0, len(whole) - count + 1, count)]
-    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)

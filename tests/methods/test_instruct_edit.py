@@ -11,6 +11,7 @@ from diffusers import DDPMScheduler, StableDiffusionInstructPix2PixPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from editkit.data.draws import Draws
 from editkit.data.prepare import to_network
 from editkit.methods.instruct_edit import InstructEdit, draw_dropout
 from editkit.models import METADATA
@@ -54,19 +55,19 @@ def test_loss_equals_a_straight_restatement_on_diffusers_modules(tiny_sd: Path) 
     with torch.no_grad():
         parts.unet.conv_in.weight[:, 4:].normal_(std=0.3)  # so that the source matters
     given_batch = batch(method)
-    found = method.loss(given_batch, torch.Generator().manual_seed(11)).value
+    found = method.loss(given_batch, Draws(11, range(4))).value
 
-    generator = torch.Generator().manual_seed(11)
+    draws = Draws(11, range(4))
     pixels = given_batch["pixels"]
     scheduler = DDPMScheduler.from_config(parts.scheduler.config)
     posterior = parts.vae.encode(to_network(pixels[:, 1])).latent_dist
-    sample = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
+    sample = posterior.mean + posterior.std * draws.normal(posterior.mean)
     latents = sample * parts.vae.config.scaling_factor
-    noise = torch.randn(latents.shape, generator=generator)
-    timesteps = torch.randint(0, 1000, (4,), generator=generator)
+    noise = draws.normal(latents)
+    timesteps = draws.integers(1000)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     source = parts.vae.encode(to_network(pixels[:, 0])).latent_dist.mode()
-    u = torch.rand(4, generator=generator)
+    u = draws.uniform()
     p = 0.25
     texts = [("" if u[i] < 2 * p else given_batch["text"][i]) for i in range(4)]
     tokens = parts.tokenizer(texts, padding="max_length", max_length=32, truncation=True, return_tensors="pt")
@@ -106,9 +107,8 @@ def test_source_is_the_unscaled_mode_and_target_a_scaled_sample(tiny_sd: Path) -
     seen: list[torch.Tensor] = []
     parts.unet.conv_in.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     parts.scheduler.alphas_cumprod = torch.ones_like(parts.scheduler.alphas_cumprod)  # no noise: the clean latents show
-    method.loss(encoded, torch.Generator().manual_seed(5))
-    generator = torch.Generator().manual_seed(5)
-    drawn = encoded["mean"] + encoded["std"] * torch.randn(encoded["mean"].shape, generator=generator)
+    method.loss(encoded, Draws(5, range(4)))
+    drawn = encoded["mean"] + encoded["std"] * Draws(5, range(4)).normal(encoded["mean"])
     torch.testing.assert_close(seen[0][:, :4], drawn * parts.vae.config.scaling_factor)
     torch.testing.assert_close(seen[0][:, 4:], encoded["source"])
 
@@ -116,7 +116,7 @@ def test_source_is_the_unscaled_mode_and_target_a_scaled_sample(tiny_sd: Path) -
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0.01, 0.33), st.integers(0, 2**31))
 def test_dropout_is_one_draw_with_three_equal_parts(p: float, seed: int) -> None:
-    no_text, no_source = draw_dropout(20_000, p, torch.Generator().manual_seed(seed))
+    no_text, no_source = draw_dropout(p, Draws(seed, range(20_000)))
     shares = {
         "text alone": (no_text & ~no_source).float().mean().item(),
         "both": (no_text & no_source).float().mean().item(),
@@ -132,7 +132,7 @@ def test_default_dropout_is_on() -> None:
 
 def test_full_fine_tune_trains_the_unet_and_nothing_else(tiny_sd: Path) -> None:
     method, parts = make(tiny_sd)
-    method.loss(batch(method), torch.Generator().manual_seed(1)).value.backward()
+    method.loss(batch(method), Draws(1, range(4))).value.backward()
     assert all(p.grad is not None for p in parts.unet.parameters())
     assert all(p.grad is None for m in (parts.vae, parts.text_encoder) for p in m.parameters())
 
@@ -148,7 +148,7 @@ def test_lora_trains_adapters_and_the_whole_first_layer(tiny_sd: Path) -> None:
 @pytest.mark.parametrize("adapter", [None, Adapter(rank=4, alpha=8)])
 def test_the_text_encoder_is_trained_where_it_has_a_rate_of_its_own(tiny_sd: Path, adapter: Adapter | None) -> None:
     method, parts = make(tiny_sd, dropout=0.0, adapter=adapter, text_encoder_lr=3e-4)
-    method.loss(batch(method), torch.Generator().manual_seed(1)).value.backward()
+    method.loss(batch(method), Draws(1, range(4))).value.backward()
     assert all(p.grad is not None for p in parts.text_encoder.parameters())
     *_, group = method.parameter_groups()
     assert group["lr"] == 3e-4

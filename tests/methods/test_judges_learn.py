@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from editkit.data.draws import Draws
 from editkit.data.examples import CaptionedImage
 from editkit.data.prepare import to_network
 from editkit.lab.avatar_edits import sample_avatars
@@ -32,7 +33,7 @@ def test_the_contrastive_loss_is_clips_own() -> None:
     parts = clip.load("", options, lambda: TEXTS)
     method = Contrastive(recipe(model=Model(family="clip")), Contrastive.Options(), parts)
     given = method.encode(pixels(4, 32)) | {"text": TEXTS[:4]}
-    found = method.loss(given, torch.Generator().manual_seed(0)).value
+    found = method.loss(given, Draws(0, range(4))).value
     images = parts.processor([x.permute(1, 2, 0).numpy() for x in given["image"]], return_tensors="pt")
     tokens = parts.tokenizer(TEXTS[:4], padding="max_length", max_length=24, truncation=True, return_tensors="pt")
     expected = parts.model(**tokens, pixel_values=images["pixel_values"], return_loss=True).loss
@@ -65,7 +66,7 @@ def test_the_reader_is_asked_for_what_can_be_seen_only(reading: AttributeReading
         for i, n in enumerate(names)
         if (given["labels"][:, i] != HIDDEN).any()
     ]
-    found = reading.loss(given, torch.Generator().manual_seed(0)).value
+    found = reading.loss(given, Draws(0, range(12))).value
     assert found.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-5)
 
 
@@ -79,7 +80,7 @@ def test_reading_accuracy_counts_by_attribute() -> None:
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_pictures_are_disturbed_as_often_as_asked_and_stay_recognisable(share: float) -> None:
     images = to_network(torch.stack([torch.full((3, 16, 16), 90, dtype=torch.uint8)] * 20))
-    changed = disturb(images, share, torch.Generator().manual_seed(0))
+    changed = disturb(images, share, Draws(0, range(20)))
     differs = (changed != images).flatten(1).any(1)
     assert differs.all() if share else not differs.any()
     assert (changed - images).abs().mean() < 0.1
@@ -90,11 +91,11 @@ def test_the_autoencoders_loss_is_pixels_edges_and_kl(tiny_sd: Path) -> None:
     options = Autoencoder.Options(kl_weight=0.1, edge_weight=2.0)
     method = Autoencoder(recipe(), options, parts)
     given = method.encode(pixels(2, 32))
-    found = method.loss(given, torch.Generator().manual_seed(7))
+    found = method.loss(given, Draws(7, range(2)))
 
     image = to_network(given["image"])
     posterior = parts.vae.encode(image).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(7))
+    noise = Draws(7, range(2)).normal(posterior.mean)
     drawn = parts.vae.decode(posterior.mean + posterior.std * noise).sample
     edges = sum(F.l1_loss(drawn.diff(dim=d), image.diff(dim=d)) for d in (2, 3))
     kl = posterior.kl().sum() / posterior.mean.numel()  # diffusers sums over each picture

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from editkit.data.draws import Draws
 from editkit.data.examples import CaptionedImage
 from editkit.data.pictures import Picture
 from editkit.data.prepare import to_network
@@ -31,16 +32,16 @@ def batch(method: TextToImage) -> dict:
 def test_loss_equals_a_straight_restatement_on_diffusers_modules(tiny_sd: Path) -> None:
     method = make(tiny_sd, caption_dropout=0.5)
     given = batch(method)
-    found = method.loss(given, torch.Generator().manual_seed(11)).value
+    found = method.loss(given, Draws(11, range(4))).value
 
-    parts, generator = method._parts, torch.Generator().manual_seed(11)
+    parts, draws = method._parts, Draws(11, range(4))
     posterior = parts.vae.encode(to_network(given["pixels"][:, 0])).latent_dist
-    sample = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
+    sample = posterior.mean + posterior.std * draws.normal(posterior.mean)
     latents = sample * parts.vae.config.scaling_factor
-    noise = torch.randn(latents.shape, generator=generator)
-    timesteps = torch.randint(0, 1000, (4,), generator=generator)
+    noise = draws.normal(latents)
+    timesteps = draws.integers(1000)
     noisy = DDPMScheduler.from_config(parts.scheduler.config).add_noise(latents, noise, timesteps)
-    texts = ["" if u < 0.5 else t for u, t in zip(torch.rand(4, generator=generator).tolist(), TEXTS, strict=False)]
+    texts = ["" if u < 0.5 else t for u, t in zip(draws.uniform().tolist(), TEXTS, strict=False)]
     assert "" in texts
     assert set(texts) != {""}
     tokens = parts.tokenizer(texts, padding="max_length", max_length=32, truncation=True, return_tensors="pt")
@@ -58,7 +59,7 @@ def test_the_first_caption_is_drawn_as_often_as_its_weight_says(tiny_sd: Path) -
 @pytest.mark.parametrize("rate", [0.0, 3e-4])
 def test_the_text_encoder_is_trained_where_it_has_a_rate(tiny_sd: Path, rate: float) -> None:
     method = make(tiny_sd, text_encoder_lr=rate, caption_dropout=0.0)
-    method.loss(batch(method), torch.Generator().manual_seed(1)).value.backward()
+    method.loss(batch(method), Draws(1, range(4))).value.backward()
     trained = [p.grad is not None for p in method._parts.text_encoder.parameters()]
     assert all(trained) if rate else not any(trained)
     assert all(p.grad is None for p in method._parts.vae.parameters())

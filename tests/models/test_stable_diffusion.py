@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from editkit.data.draws import Draws
 from editkit.errors import UserError
 from editkit.models.stable_diffusion.forward import TextStates, concat_source, draw_latents, encode_texts, sample_latents
 from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
@@ -68,7 +69,7 @@ def test_noise_of_a_picture_does_not_depend_on_its_batch(parts: StableDiffusion)
 
 def test_latents_are_a_scaled_draw_of_the_posterior() -> None:
     mean, std = torch.full((2000, 1, 1, 1), 3.0), torch.full((2000, 1, 1, 1), 0.5)
-    drawn = draw_latents(mean, std, 0.2, torch.Generator().manual_seed(0))
+    drawn = draw_latents(mean, std, 0.2, Draws(0, range(2000)))
     assert drawn.mean().item() == pytest.approx(0.6, abs=0.01)
     assert drawn.std().item() == pytest.approx(0.1, abs=0.01)
 

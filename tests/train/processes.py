@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "torch.distributed.fsdp", "torch.distributed.checkpoint"])
+# What every process would otherwise import by itself: torch's own late imports, and the modules that hold the tests.
+CONTEXT.set_forkserver_preload(
+    ["torch.distributed.fsdp", "torch._dynamo", "tests.train.test_state", "tests.train.test_checkpoint"]
+)
 
 
 def run_processes(action: Callable[..., Any], count: int, *arguments: Any, seconds: float = 120) -> list[Any]:

@@ -19,7 +19,8 @@ from editkit.build import build
 from editkit.errors import UserError
 from editkit.train.checkpoint import list_checkpoints, read_checkpoint
 from editkit.train.loop import Trainer
-from editkit.train.run import check_recipe, train
+from editkit.train.run import train
+from editkit.train.setup import check_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,8 +153,13 @@ def test_a_killed_process_resumes_to_the_same_weights(recipe: str, workplace: Pa
 
 def test_a_resume_of_something_else_is_refused(recipe: str) -> None:
     run = train(recipe, ["train.steps=1", "evaluate.text_grid=[]"])
-    with pytest.raises(UserError, match="cannot be resumed, it was made from something else"):
+    with pytest.raises(
+        UserError, match=r"cannot be resumed, it was made from something else:\noptim\.lr: 0\.001 in the run, 0\.5 now\n"
+    ):
         train(recipe, ["train.steps=1", "optim.lr=0.5"], resume=str(run))
+    longer = ["train.steps=2", "evaluate.text_grid=[]", "optim.lr=0.5", 'train.resume_despite=["optim.lr"]']
+    train(recipe, longer, resume=str(run))
+    assert [p.name for p in list_checkpoints(run)][-1] == "step-000002"
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(recipe: str) -> None:

@@ -31,8 +31,8 @@ def encode_texts(parts: StableDiffusion, texts: Sequence[str]) -> torch.Tensor:
 class TextStates:
     """Encoded texts for training: with a frozen text encoder a text is encoded again only when it has been forgotten.
 
-    What was used longest ago is forgotten first, so that memory stays bounded however many texts a data set has. After `fill` it
-    is looked up in the store instead.
+    What was used longest ago is forgotten first, so that memory stays bounded however many texts a data set has. After `fill`
+    it is looked up in the store instead.
     """
 
     def __init__(self, parts: StableDiffusion, limit_bytes: int = TEXT_CACHE_BYTES) -> None:

@@ -1,0 +1,180 @@
+"""What a recipe stands for, ready to train: data, model and method; and what is said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from editkit.data.cache import weights_hash
+from editkit.data.check import audit_pictures
+from editkit.data.examples import Dataset
+from editkit.data.prepare import PrepareParams
+from editkit.data.read import Concatenated, open_dataset
+from editkit.data.sampler import MixedStream, ShuffledStream, Stream
+from editkit.errors import UserError
+from editkit.methods import method_class
+from editkit.methods.protocol import Method
+from editkit.models import family
+from editkit.models.precision import check_precision, choose_device, to_channels_last
+from editkit.recipe.load import Source, load_recipe, options
+from editkit.recipe.schema import Recipe
+from editkit.train.parallel import Layout
+from editkit.train.ranks import on_first, world
+from editkit.train.record import FORMAT, machine_facts
+
+
+@dataclass
+class Setup:
+    """Everything that a recipe stands for, ready to train."""
+
+    recipe: Recipe
+    method: Method
+    train: Dataset[Any]
+    test: Dataset[Any]
+    usable: list[list[int]]  # of each data set of the mixture, as numbers in `train`
+    device: torch.device
+
+    @property
+    def all_usable(self) -> list[int]:
+        """Of all data sets."""
+        return [i for part in self.usable for i in part]
+
+
+def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
+    """Opens the data, checks it, loads the model and makes the method; raises UserError before anything is written."""
+    device = choose_device()
+    check_precision(recipe.train.precision, device)
+    kind = method_class(recipe.method.name)
+    method_options = options(recipe.method, kind.Options, "method", source)
+    networks = family(recipe.model.family)
+    model_options = options(recipe.model, networks.Options, "model", source)
+    on_first(lambda: _build_what_is_missing(recipe))
+    places = [recipe.data.train, *(m.train for m in recipe.data.mix)]
+    parts = [open_dataset(place, "train", limit=recipe.data.limit) for place in places]
+    test_set = open_dataset(recipe.data.test or recipe.data.train, "test")
+    usable = []
+    start = 0
+    for place, part in zip(places, parts, strict=True):
+        _check_kind(recipe, kind, part, place)
+        found = audit_pictures(part, recipe.data.max_skipped)
+        if len(found) < len(part):
+            print(f"{place}: {len(part) - len(found)} of {len(part)} examples are skipped: their pictures cannot be read")
+        usable.append([start + i for i in found])
+        start += len(part)
+    train_set = parts[0] if len(parts) == 1 else Concatenated(parts)
+    torch.manual_seed(recipe.seed)  # for the weights that are made anew
+    model = networks.load(recipe.model.base, model_options, lambda: _texts(train_set))
+    method = kind(recipe, method_options, model)
+    for module in model.modules.values():
+        module.to(device)
+        if recipe.train.channels_last:
+            to_channels_last(module)
+    return Setup(recipe, method, train_set, test_set, usable, device)
+
+
+def _build_what_is_missing(recipe: Recipe) -> None:
+    for place in (recipe.data.train, *(m.train for m in recipe.data.mix)):
+        open_dataset(place, "train")
+
+
+def check_recipe(recipe_path: str) -> dict[str, Any]:
+    """Validates a recipe without training: loads it, opens its data and its model, and counts."""
+    recipe, source = load_recipe(recipe_path)
+    return describe(prepare_run(recipe, source))
+
+
+def describe(setup: Setup) -> dict[str, Any]:
+    """The run in figures."""
+    recipe = setup.recipe
+    trained = sum(p.numel() for p in setup.method.trainable.parameters() if p.requires_grad)
+    samples = recipe.train.steps * recipe.train.batch_size * recipe.train.accumulate * world()[1]
+    examples = len(setup.all_usable)
+    return {
+        "recipe": recipe.name,
+        "method": recipe.method.name,
+        "base": recipe.model.base or "random weights",
+        "trained parameters": trained,
+        "training examples": examples,
+        "test examples": len(setup.test),
+        "samples": samples,
+        "epochs": round(samples / examples, 2),
+        "device": str(setup.device),
+        "precision": recipe.train.precision,
+    }
+
+
+def _texts(dataset: Dataset[Any]) -> Iterable[str]:
+    for i in range(len(dataset)):
+        example = dataset[i]
+        yield from getattr(example, "captions", None) or example.instructions
+
+
+def _check_kind(recipe: Recipe, kind: Any, dataset: Dataset[Any], place: str) -> None:
+    found = dataset.info["kind"]
+    if found != kind.kind:
+        raise UserError(f'{place}: found {found}; the method "{recipe.method.name}" learns from {kind.kind}')
+    if len(dataset) == 0:
+        raise UserError(f"{place}: found no training examples")
+
+
+def make_stream(setup: Setup) -> Stream:
+    """The order of the usable examples: shuffled, or mixed from several data sets in the recipe's shares."""
+    recipe = setup.recipe
+    parts = setup.train.parts if isinstance(setup.train, Concatenated) else [setup.train]
+    streams: list[Stream] = []
+    for number, (part, usable) in enumerate(zip(parts, setup.usable, strict=True)):
+        # Row groups count only where all of their rows do.
+        groups = getattr(part, "group_sizes", []) if len(usable) == len(part) and not recipe.data.limit else []
+        window = recipe.data.window or getattr(part, "window", 0)
+        streams.append(ShuffledStream(len(usable), recipe.seed + number, groups, window))
+    if len(streams) == 1:
+        return streams[0]
+    weights = [1.0, *(m.weight for m in recipe.data.mix)]
+    return MixedStream(streams, [len(u) for u in setup.usable], weights, recipe.seed)
+
+
+def pointed_at(setup: Setup) -> dict[str, str]:
+    """What the recipe only points at: the data, the weights before the first step, and the libraries that compute."""
+    modules = {"trained": setup.method.trainable, **setup.method.frozen_encoders}
+    weights = {f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()}
+    libraries = {name: version(name) for name in ("torch", "numpy")}
+    return {"data": setup.train.info["sha256"], "base": weights_hash(weights), **libraries}
+
+
+def data_facts(setup: Setup) -> dict[str, Any]:
+    """What run.json says of the data and the machine."""
+    info = setup.train.info
+    data = {k: info[k] for k in ("name", "kind", "sha256", "counts", "licences") if k in info}
+    data |= {"categories": info.get("categories", {}), "skipped": len(setup.train) - len(setup.all_usable)}
+    return {"data": data, "machine": machine_facts(setup.device)}
+
+
+def header(setup: Setup, run: Path, layout: Layout) -> str:
+    """The first line of a run."""
+    facts = describe(setup)
+    return (
+        f"{run}: {facts['trained parameters']:,} parameters of {facts['base']} on {facts['training examples']:,} examples, "
+        f"{facts['samples']:,} samples ({facts['epochs']} epochs), {facts['device']}, {facts['precision']}, {layout.name}"
+    )
+
+
+def metadata(setup: Setup) -> dict[str, Any]:
+    """What a user of the weights needs beside them: the one preprocessing path and the default guidance."""
+    recipe = setup.recipe
+    return {
+        "format": FORMAT,
+        "name": recipe.name,
+        "method": recipe.method.name,
+        "base": recipe.model.base,
+        "prepare": PrepareParams(recipe.data.resolution, recipe.data.crop).as_dict(),
+        "sampling": {
+            "steps": recipe.evaluate.steps,
+            "text_guidance": recipe.evaluate.text_guidance,
+            "image_guidance": recipe.evaluate.image_guidance,
+        },
+    }
