@@ -145,6 +145,10 @@ class Optim(Section):
             raise ValueError(f'schedule: found "{self.schedule}"; schedule_free needs none, use "constant" (with a warm-up)')
         if self.name == "prodigy" and self.lr < 0.01:
             raise ValueError(f"lr: found {self.lr:g}; prodigy finds the rate itself and multiplies it with lr, so set lr = 1.0")
+        owners = {"momentum": ("name", "muon"), "decay_share": ("schedule", "wsd")}
+        for key, (chooser, owner) in owners.items():
+            if getattr(self, key) != type(self).model_fields[key].default and getattr(self, chooser) != owner:
+                raise ValueError(f'{key}: belongs to {chooser} = "{owner}"; found {chooser} = "{getattr(self, chooser)}"')
         return self
 
 

@@ -247,6 +247,8 @@ def test_a_recipe_of_groups_loads_back_and_a_bad_one_is_explained(tmp_path: Path
     [
         ({"optim": FREE | {"schedule": "cosine"}}, "schedule_free needs none"),
         ({"optim": {"name": "prodigy", "lr": 1e-4}}, "set lr = 1.0"),
+        ({"optim": {"lr": 1e-4, "momentum": 0.9}}, 'momentum: belongs to name = "muon"; found name = "adamw"'),
+        ({"optim": {"lr": 1e-4, "decay_share": 0.5}}, 'decay_share: belongs to schedule = "wsd"'),
         ({"optim": FREE, "train": {"steps": 1, "batch_size": 1, "ema_decay": 0.9}}, "averages by itself"),
         ({"optim": FREE, "train": {"steps": 1, "batch_size": 1, "post_hoc_ema": True}}, "averages by itself"),
     ],
@@ -315,7 +317,7 @@ def test_the_others_have_nothing_to_switch(name: str) -> None:
 
 @given(st.integers(1, 500), st.integers(0, 100), st.sampled_from(["constant", "cosine", "linear", "wsd"]), st.floats(0, 1))
 def test_a_schedule_warms_up_and_never_leaves_its_range(total: int, warmup: int, kind: str, share: float) -> None:
-    options = Optim(lr=1.0, schedule=kind, warmup=warmup, decay_share=share)
+    options = Optim(lr=1.0, schedule=kind, warmup=warmup, **({"decay_share": share} if kind == "wsd" else {}))
     factors = [lr_factor(step, total, options) for step in range(total)]
     assert all(0 <= f <= 1 for f in factors)
     rising = factors[: min(warmup, total)]
@@ -328,7 +330,7 @@ def test_a_schedule_warms_up_and_never_leaves_its_range(total: int, warmup: int,
 
 def test_where_the_schedules_end() -> None:
     def factor(kind: str, step: int) -> float:
-        return lr_factor(step, 1000, Optim(lr=1.0, schedule=kind, decay_share=0.1))
+        return lr_factor(step, 1000, Optim(lr=1.0, schedule=kind, **({"decay_share": 0.1} if kind == "wsd" else {})))
 
     last = {k: factor(k, 999) for k in ("constant", "cosine", "linear", "wsd")}
     assert last["constant"] == 1.0
