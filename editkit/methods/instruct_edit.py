@@ -14,7 +14,8 @@ from editkit.data.draws import Draws
 from editkit.data.examples import Dataset, EditPair
 from editkit.data.pictures import Picture
 from editkit.data.prepare import to_network
-from editkit.diffusion.losses import denoising_target, min_snr_weight
+from editkit.diffusion.losses import denoising_target, loss_by_noise_level, min_snr_weight
+from editkit.diffusion.timesteps import Timesteps, draw_timesteps, to_steps
 from editkit.evaluate.edits import evaluate_editor, write_preview
 from editkit.methods.protocol import Batch, Loss
 from editkit.models.adapters import TEXT_ENCODER, adapter_parameters, add_adapter, save_adapter
@@ -32,6 +33,7 @@ class InstructEdit:
         """The further keys of `[method]`."""
 
         conditioning_dropout: Fraction = 0.05  # p: text alone, both, and source alone are each dropped with p
+        timesteps: Timesteps = Timesteps()  # how noise levels are drawn; uniformly, as published
         min_snr_gamma: float = 0.0  # 0 = every noise level counts alike, as published
         # 0 = frozen, as published; CLIP knows the web's language, a tower that learned from captions alone no instructions
         text_encoder_lr: float = 0.0
@@ -96,7 +98,8 @@ class InstructEdit:
         clean = draw_latents(batch["mean"], batch["std"], self._parts.scaling_factor, draws)
         noise = draws.normal(clean)
         steps = len(scheduler.alphas_cumprod)
-        timesteps = draws.integers(steps).to(clean.device)
+        t_B = draw_timesteps(draws.uniform(), self._options.timesteps)
+        timesteps = to_steps(t_B, steps).to(clean.device)
         noisy = scheduler.add_noise(clean, noise, timesteps)
         no_text, no_source = draw_dropout(self._options.conditioning_dropout, draws)
         texts = ["" if drop else text for text, drop in zip(batch["text"], no_text.tolist(), strict=True)]
@@ -107,7 +110,7 @@ class InstructEdit:
         weight = torch.ones_like(error)
         if self._options.min_snr_gamma:
             weight = min_snr_weight(scheduler, timesteps, self._options.min_snr_gamma)
-        return Loss((weight * error).mean(), {"mse": error.mean().detach()})
+        return Loss((weight * error).mean(), {"mse": error.mean().detach(), **loss_by_noise_level(error.detach(), t_B)})
 
     def _editor(self) -> StableDiffusionEditor:
         sampling = self._recipe.evaluate

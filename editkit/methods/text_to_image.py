@@ -16,7 +16,8 @@ from editkit.data.draws import Draws
 from editkit.data.examples import CaptionedImage, Dataset
 from editkit.data.pictures import Picture
 from editkit.data.prepare import to_image, to_network
-from editkit.diffusion.losses import denoising_target, min_snr_weight
+from editkit.diffusion.losses import denoising_target, loss_by_noise_level, min_snr_weight
+from editkit.diffusion.timesteps import Timesteps, draw_timesteps, to_steps
 from editkit.evaluate.judge import load_judge, score_captions
 from editkit.evaluate.pictures import contact_sheet
 from editkit.methods.protocol import Batch, Loss
@@ -35,6 +36,7 @@ class TextToImage:
 
         caption_dropout: Fraction = 0.1  # share of empty captions, for classifier-free guidance
         first_caption_weight: PositiveInt = 1  # how many times as often as each other caption the first one is drawn
+        timesteps: Timesteps = Timesteps()  # how noise levels are drawn
         min_snr_gamma: float = 0.0  # 0 = every noise level counts alike
         text_encoder_lr: float = 0.0  # 0 = the text encoder is frozen
 
@@ -87,7 +89,8 @@ class TextToImage:
         clean = draw_latents(batch["mean"], batch["std"], self._parts.scaling_factor, draws)
         noise = draws.normal(clean)
         steps = len(scheduler.alphas_cumprod)
-        timesteps = draws.integers(steps).to(clean.device)
+        t_B = draw_timesteps(draws.uniform(), self._options.timesteps)
+        timesteps = to_steps(t_B, steps).to(clean.device)
         noisy = scheduler.add_noise(clean, noise, timesteps)
         drops = draws.uniform() < self._options.caption_dropout
         texts = ["" if drop else text for text, drop in zip(batch["text"], drops.tolist(), strict=True)]
@@ -97,7 +100,7 @@ class TextToImage:
         weight = torch.ones_like(error)
         if self._options.min_snr_gamma:
             weight = min_snr_weight(scheduler, timesteps, self._options.min_snr_gamma)
-        return Loss((weight * error).mean(), {"mse": error.mean().detach()})
+        return Loss((weight * error).mean(), {"mse": error.mean().detach(), **loss_by_noise_level(error.detach(), t_B)})
 
     @torch.no_grad()
     def generate(self, captions: Sequence[str], guidance: float, steps: int, seed: int) -> list[Image.Image]:

@@ -54,6 +54,7 @@ class Hooks:
         preview: takes the step.
         failed: takes what went wrong and the batches of that step.
         rolled_back: brings back the last checkpoint's state.
+        snapshot: takes the averages from which others are made after the training.
     """
 
     log: Callable[[Mapping[str, Any]], None]
@@ -62,6 +63,7 @@ class Hooks:
     preview: Callable[[int], None]
     failed: Callable[[Mapping[str, Any], Sequence[Taken]], None]
     rolled_back: Callable[[], Mapping[str, Any]]
+    snapshot: Callable[[PostHocAverage], None]
 
 
 class Trainer:
@@ -106,7 +108,7 @@ class Trainer:
                     continue
                 self._window.elapsed += time.perf_counter() - started
                 self.seconds += time.perf_counter() - started
-                bar.advance(1, loss=f"{self._window.loss:.4f}", samples_s=f"{self._window.rate:.0f}")
+                bar.advance(1, loss=f"{self._window.means['loss']:.4f}", samples_s=f"{self._window.rate:.0f}")
                 last = self.step == options.steps
                 if self.step % options.log_every == 0 or last:
                     self._write_lines(hooks, logs)
@@ -144,23 +146,25 @@ class Trainer:
         norm = self._layout.clip(self._parameters, self._recipe.optim.max_grad_norm)
         figures = self._layout.mean(parts, norm)
         self.samples += sum(t.samples for t in taken)
-        self._window.add(figures["loss"], sum(t.samples for t in taken))
+        self._window.add(figures, sum(t.samples for t in taken))
         wrong = self._what_is_wrong(figures["loss"], norm)
         if wrong is None:
-            self._update()
+            self._update(hooks)
         elif hooks is None:
             raise UserError(f"the first step cannot be taken: {wrong}")
         else:
             self._handle(wrong, taken, hooks)
         self.step += 1
-        return {"lr": lr, **{k: v for k, v in figures.items() if k != "loss"}, "grad_norm": norm}
+        return {"lr": lr, "grad_norm": norm}
 
-    def _update(self) -> None:
+    def _update(self, hooks: Hooks | None) -> None:
         if self.step not in self._skip:
             self._scaler.step(self._optimizer)
             self._average.update()
             if self._post_hoc is not None:
                 self._post_hoc.update()
+                if hooks is not None and self._post_hoc.snapshot_due(self.step + 1, self._recipe.train.steps):
+                    hooks.snapshot(self._post_hoc)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
 
@@ -196,7 +200,7 @@ class Trainer:
 
     def _write_lines(self, hooks: Hooks, logs: Mapping[str, Any]) -> None:
         where = {"kind": "train", "step": self.step}
-        hooks.log({**where, "samples": self.samples, "loss": self._window.loss, **logs})
+        hooks.log({**where, "samples": self.samples, **self._window.means, **logs})
         hooks.pace(
             {
                 **where,
@@ -267,18 +271,20 @@ class _Window:
     """Figures since the last log line; times are of the steps alone, without what is saved and previewed between them."""
 
     def __init__(self) -> None:
-        self._losses: list[float] = []
+        self._sums: dict[str, list[float]] = {}  # name -> [sum, number of steps]
         self._samples = 0
         self.elapsed = 0.0
         self.waited = 0.0
 
-    def add(self, loss: float, samples: int) -> None:
-        self._losses.append(loss)
+    def add(self, figures: Mapping[str, float], samples: int) -> None:
+        for name, value in figures.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = [total + value, count + 1]
         self._samples += samples
 
     @property
-    def loss(self) -> float:
-        return sum(self._losses) / len(self._losses)
+    def means(self) -> dict[str, float]:
+        return {name: total / count for name, (total, count) in self._sums.items()}
 
     @property
     def rate(self) -> float:
@@ -286,10 +292,10 @@ class _Window:
         return self._samples / self.elapsed
 
     def state_dict(self) -> dict[str, Any]:
-        return {"losses": self._losses, "samples": self._samples, "elapsed": self.elapsed, "waited": self.waited}
+        return {"sums": self._sums, "samples": self._samples, "elapsed": self.elapsed, "waited": self.waited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._losses, self._samples = list(state["losses"]), state["samples"]
+        self._sums, self._samples = dict(state["sums"]), state["samples"]
         self.elapsed, self.waited = state["elapsed"], state["waited"]
 
 

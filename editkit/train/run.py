@@ -24,6 +24,7 @@ from editkit.recipe.schema import Recipe
 from editkit.runs import find_run, new_run_folder
 from editkit.train.batches import BatchSource
 from editkit.train.checkpoint import Keep, load_checkpoint, note_metrics, save_checkpoint
+from editkit.train.ema import PostHocAverage
 from editkit.train.identity import identity_of, released_options
 from editkit.train.launch import is_launched, launch
 from editkit.train.loop import Hooks, Trainer
@@ -32,6 +33,8 @@ from editkit.train.ranks import on_first
 from editkit.train.record import Record
 from editkit.train.setup import Setup, data_facts, describe, header, make_stream, metadata, pointed_at, prepare_run
 from editkit.train.survey import survey
+
+SNAPSHOTS = "snapshots"  # folder of the run, for `editkit.train.post_hoc.reconstruct`
 
 
 def train(recipe_path: str, overrides: list[str], resume: str | None = None, dry_run: bool = False) -> Path:
@@ -133,7 +136,7 @@ class _Session:
             print(line)
         if len(self._survey.buckets) > 1 and self.layout.rank == 0:
             self._survey.write(self._run / "data.csv")
-        hooks = Hooks(self._log, self._record.pace, self._save, self._preview, self._failed, self._roll_back)
+        hooks = Hooks(self._log, self._record.pace, self._save, self._preview, self._failed, self._roll_back, self._snapshot)
         try:
             with _stopping_on_signals(self._stopping):
                 with self._stopping.at_once():
@@ -166,6 +169,9 @@ class _Session:
         figures = {k: v for k, v in self._logged.items() if isinstance(v, int | float)}
         save_checkpoint(self._run, step, state, self._identity, self._keep, figures)
         self._saved = step
+
+    def _snapshot(self, average: PostHocAverage) -> None:
+        average.save_snapshot(self._run / SNAPSHOTS)
 
     def _roll_back(self) -> dict[str, Any]:
         state = self._load()

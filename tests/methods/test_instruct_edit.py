@@ -64,7 +64,7 @@ def test_loss_equals_a_straight_restatement_on_diffusers_modules(tiny_sd: Path) 
     sample = posterior.mean + posterior.std * draws.normal(posterior.mean)
     latents = sample * parts.vae.config.scaling_factor
     noise = draws.normal(latents)
-    timesteps = draws.integers(1000)
+    timesteps = (draws.uniform() * 1000).long()
     noisy = scheduler.add_noise(latents, noise, timesteps)
     source = parts.vae.encode(to_network(pixels[:, 0])).latent_dist.mode()
     u = draws.uniform()

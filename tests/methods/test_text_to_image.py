@@ -39,7 +39,7 @@ def test_loss_equals_a_straight_restatement_on_diffusers_modules(tiny_sd: Path) 
     sample = posterior.mean + posterior.std * draws.normal(posterior.mean)
     latents = sample * parts.vae.config.scaling_factor
     noise = draws.normal(latents)
-    timesteps = draws.integers(1000)
+    timesteps = (draws.uniform() * 1000).long()
     noisy = DDPMScheduler.from_config(parts.scheduler.config).add_noise(latents, noise, timesteps)
     texts = ["" if u < 0.5 else t for u, t in zip(draws.uniform().tolist(), TEXTS, strict=False)]
     assert "" in texts

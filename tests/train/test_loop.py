@@ -85,7 +85,7 @@ def test_the_scale_is_part_of_the_state(tiny_sd: Path) -> None:
 def gradients(made: Trainer) -> list[torch.Tensor]:
     """Of the first step, before they are clipped away."""
     found: list[torch.Tensor] = []
-    made._update = lambda: found.extend(p.grad.clone() for p in made._parameters if p.grad is not None)
+    made._update = lambda _: found.extend(p.grad.clone() for p in made._parameters if p.grad is not None)
     made.dry_step()
     return found
 
