@@ -130,15 +130,19 @@ def test_any_flipped_bit_in_any_file_is_seen(two: Path, data: st.DataObject, cap
     assert same(load_checkpoint(two, IDENTITY), state_at(2))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_cut_or_missing_file_is_seen(two: Path, data: st.DataObject) -> None:
+def test_any_cut_or_missing_file_is_seen(two: Path, data: st.DataObject, capsys: pytest.CaptureFixture[str]) -> None:
     path = data.draw(st.sampled_from(files_of(checkpoint_folder(two, 2))))
     whole = path.read_bytes()
     kept = data.draw(st.one_of(st.none(), st.integers(0, len(whole) - 1)))
     try:
         path.unlink() if kept is None else path.write_bytes(whole[:kept])
+        capsys.readouterr()
         assert same(load_checkpoint(two, IDENTITY), state_at(1))
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert f"damaged ({path.name}" in said
     finally:
         path.write_bytes(whole)
 
