@@ -45,7 +45,7 @@ class Keep:
 
     Attributes:
         last: how many of the newest.
-        best: how many beside them, the best by `metric`.
+        best: how many of the best by `metric`, among the newest or not.
         metric: a name of the saved metrics; the highest is best, with "-" before the name the lowest.
     """
 
@@ -60,9 +60,8 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """The finished checkpoints of a run, oldest first; whether the disk kept them whole is only known to `load_checkpoint`."""
-    found = [p.parent for p in (run / "checkpoints").glob(f"step-*/{sealed.MANIFEST}") if NAME.fullmatch(p.parent.name)]
-    return sorted(found, key=_step_of)
+    """The checkpoints of a run, oldest first; whether the disk kept them whole is only known to `newest_whole`."""
+    return sorted((p for p in (run / "checkpoints").glob("step-*") if NAME.fullmatch(p.name)), key=_step_of)
 
 
 def save_checkpoint(
@@ -250,8 +249,7 @@ def read_checkpoint(folder: Path, place: Place | None = None) -> dict[str, Any]:
 def _prune(run: Path, step: int, keep: Keep) -> None:
     """Deletes what need not stay: `step` is the newest whole one and stays, so that later ones are damaged leftovers."""
     manifests: dict[Path, Mapping[str, Any]] = {}
-    folders = [p for p in (run / "checkpoints").iterdir() if NAME.fullmatch(p.name)]
-    for folder in sorted(folders, key=_step_of):
+    for folder in list_checkpoints(run):
         if _step_of(folder) <= step:
             try:
                 manifests[folder] = sealed.read_manifest(folder)
@@ -262,7 +260,7 @@ def _prune(run: Path, step: int, keep: Keep) -> None:
     figures = {folder: manifest.get("metrics", {}).get(name, math.nan) for folder, manifest in manifests.items()}
     measured = [f for f in manifests if not math.isnan(figures[f])]
     kept |= set(sorted(measured, key=lambda f: (sign * figures[f], _step_of(f)), reverse=True)[: keep.best])
-    for folder in folders:
+    for folder in list_checkpoints(run):
         if folder not in kept:
             sealed.discard(folder)
 

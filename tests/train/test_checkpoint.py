@@ -130,15 +130,19 @@ def test_any_flipped_bit_in_any_file_is_seen(two: Path, data: st.DataObject, cap
     assert same(load_checkpoint(two, IDENTITY), state_at(2))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_any_cut_or_missing_file_is_seen(two: Path, data: st.DataObject) -> None:
+def test_any_cut_or_missing_file_is_seen(two: Path, data: st.DataObject, capsys: pytest.CaptureFixture[str]) -> None:
     path = data.draw(st.sampled_from(files_of(checkpoint_folder(two, 2))))
     whole = path.read_bytes()
     kept = data.draw(st.one_of(st.none(), st.integers(0, len(whole) - 1)))
     try:
         path.unlink() if kept is None else path.write_bytes(whole[:kept])
+        capsys.readouterr()
         assert same(load_checkpoint(two, IDENTITY), state_at(1))
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert f"damaged ({path.name}" in said
     finally:
         path.write_bytes(whole)
 
@@ -286,6 +290,43 @@ def test_a_process_killed_at_any_moment_leaves_whole_checkpoints(tmp_path: Path)
             assert len(steps(tmp_path)) <= 3
     assert reached > 20
     assert unfinished >= 10, "the kills hit moments between two checkpoints"
+
+
+TOUCHES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")  # what Python reports of a process's files
+
+
+def test_a_process_killed_before_any_touch_of_the_disk_leaves_whole_checkpoints(tmp_path: Path) -> None:
+    """Every moment in turn: saving step 2 once more, then 3, and dropping 1 and 2."""
+    moments = 0
+    finished = False
+    while not finished:
+        run = tmp_path / str(moments)
+        run.mkdir()
+        for step in (1, 2):
+            save(run, step)
+
+        def save_until(moment: int, run: Path = run) -> None:
+            left = itertools.count(moment, -1)
+
+            def watch(event: str, _: Any) -> None:
+                if event in TOUCHES and next(left) == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(watch)
+            save(run, 2)
+            print(2, flush=True)
+            save(run, 3, Keep(last=1))
+            print(3, flush=True)
+
+        with child(lambda moment=moments: save_until(moment)) as (_, said):
+            reached = max([2, *(int(line) for line in said)])
+        finished = steps(run) == [3] and reached == 3
+        state = load_checkpoint(run, IDENTITY)
+        assert state["step"] >= reached, f"moment {moments}"
+        assert same(state, state_at(state["step"]))
+        assert not list((run / "checkpoints").glob("*.*")), "what was left is cleaned"
+        moments += 1
+    assert moments > 40
 
 
 def test_a_disk_that_takes_no_more_leaves_the_earlier_checkpoints(tmp_path: Path) -> None:

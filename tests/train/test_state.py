@@ -130,6 +130,16 @@ def test_a_resumed_training_equals_one_that_was_never_stopped(tmp_path: Path, ki
     assert same(dict(again[0].state_dict()), dict(whole[0].state_dict()))
 
 
+def test_a_copy_kept_in_memory_can_be_put_back() -> None:
+    training = made(0, "unusual")
+    take_steps(*training, range(2))
+    kept = copy.deepcopy(capture(*training))
+    take_steps(*training, range(2, 4))
+    assert not same(capture(*training), kept)
+    restore(copy.deepcopy(kept), *training)
+    assert same(capture(*training), kept)
+
+
 def test_only_what_is_trained_is_captured_by_name() -> None:
     net, optimizer, averages = made(0, "fused")
     take_steps(net, optimizer, averages, range(1))
