@@ -65,6 +65,8 @@ class Layout:
             if self._options.layout == "ddp":
                 replicate(network)
                 continue
+            for parameter in network.parameters():  # fully_shard takes no other memory order, such as channels last
+                parameter.data = parameter.data.contiguous()
             # Autocast would gather fp32 and cast afterwards; gathering what it casts to halves what is sent.
             narrow = torch.bfloat16 if self._precision == "bf16" else None
             policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32, cast_forward_inputs=False)

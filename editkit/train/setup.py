@@ -143,7 +143,8 @@ def pointed_at(setup: Setup) -> dict[str, str]:
     modules = {"trained": setup.method.trainable, **setup.method.frozen_encoders}
     weights = {f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()}
     libraries = {name: version(name) for name in ("torch", "numpy")}
-    return {"data": setup.train.info["sha256"], "base": weights_hash(weights), **libraries}
+    usable = str(len(setup.all_usable))
+    return {"data": setup.train.info["sha256"], "usable examples": usable, "base": weights_hash(weights), **libraries}
 
 
 def data_facts(setup: Setup) -> dict[str, Any]:
