@@ -99,6 +99,9 @@ class Trainer:
             KeyboardInterrupt: `stop_requested` was set; the step in hand was finished and saved.
         """
         options = self._recipe.train
+        if self.step and self._preview_is_due():  # the run was resumed from the checkpoint before this preview
+            with self.shown():
+                hooks.preview(self.step)
         with progress(options.steps, f"training {self._recipe.name}", done=self.step) as bar:
             while self.step < options.steps:
                 before, started = self.step, time.perf_counter()
@@ -117,9 +120,13 @@ class Trainer:
                     hooks.save(self.step, self.state_dict())
                 if stopping:
                     raise KeyboardInterrupt
-                if options.preview_every and self.step % options.preview_every == 0 and not last:
+                if self._preview_is_due():
                     with self.shown():
                         hooks.preview(self.step)
+
+    def _preview_is_due(self) -> bool:
+        every, steps = self._recipe.train.preview_every, self._recipe.train.steps
+        return bool(every) and self.step % every == 0 and self.step < steps
 
     def dry_step(self) -> None:
         """One step of training, for a dry run."""

@@ -58,10 +58,10 @@ class Record:
         self._write()
 
     def go_on(self, step: int) -> None:
-        """A run that is resumed: the lines of steps that it takes again are dropped."""
+        """A run that is resumed: the lines of what it does again are dropped, the preview behind the checkpoint too."""
         self._facts = json.loads((self.run / "run.json").read_text(encoding="utf-8"))
         self._facts["state"] = "running"
-        self.cut(step)
+        self.cut(step, judged=step - 1)
         self._write()
 
     def log(self, line: Mapping[str, Any]) -> None:
@@ -77,11 +77,17 @@ class Record:
             with (self.run / name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def cut(self, step: int) -> None:
-        """Drops the lines of later steps, and one that a kill has cut short."""
+    def cut(self, step: int, judged: int) -> None:
+        """Drops the lines of later steps, and one that a kill has cut short.
+
+        Args:
+            step: the last step whose line of training stays.
+            judged: the last step whose lines of previews and scores stay.
+        """
         for path in (self.run / METRICS, self.run / PACE):
             if self._writes and path.is_file():
-                kept = [text for text, line in read_lines(path) if line["step"] <= step]
+                lines = read_lines(path)
+                kept = [text for text, line in lines if line["step"] <= (step if line["kind"] == "train" else judged)]
                 _replace(path, "".join(text + "\n" for text in kept))
 
     def failed(self, what: Mapping[str, Any], taken: Sequence[Taken], dataset: Dataset[Any], usable: Sequence[int]) -> None:

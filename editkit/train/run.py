@@ -175,7 +175,7 @@ class _Session:
 
     def _roll_back(self) -> dict[str, Any]:
         state = self._load()
-        self._record.cut(state["step"])
+        self._record.cut(state["step"], judged=state["step"])
         return state
 
     def _failed(self, what: Mapping[str, Any], taken: Any) -> None:
