@@ -63,8 +63,8 @@ class Store:
     (see `editkit.data.shard`). Threads may share a store, a fork goes on with it, and pickling it passes the folder on.
 
     Every opening is a run. When the limit is passed, the entries of the least recently used runs go first, but none that was
-    used since the oldest run began that is still open, in any process. What eviction frees is used again, so the files stay
-    under twice the limit (measured: 1.2 to 1.8 times), but they never shrink; deleting the folder gives the disk back.
+    used since the oldest run began that is still open, in any process. What eviction frees is used again, so that the files
+    stay under twice the limit (measured: 1.2 to 1.8 times), but they never shrink; deleting the folder gives the disk back.
 
     Args:
         folder: where, on a local disk; made when it is missing or empty.

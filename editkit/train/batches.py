@@ -186,18 +186,21 @@ class BatchSource:
             wanted = [(row, view) for view in range(self._num_views) for row in rows]
             if not wanted:
                 continue
-            count = max(1, ENCODE_BATCH * self._recipe.data.resolution**2 // (size[0] * size[1]))
             summaries.append(
                 fill(
                     self._store,
                     [self._key(row, view) for row, view in wanted],
                     lambda numbers, wanted=wanted: self._made([wanted[n] for n in numbers]),
-                    batch_size=count,
+                    batch_size=self._encode_count(bucket),
                     label=f"encoding {size[0]} x {size[1]} px",
                 )
             )
         views = f"{self._num_views} view{'s' if self._num_views > 1 else ''} of each example"
         return f"encodings, {views}: " + "; ".join(str(s) for s in summaries)
+
+    def _encode_count(self, bucket: int) -> int:
+        width, height = self._survey.buckets[bucket]
+        return max(1, ENCODE_BATCH * self._recipe.data.resolution**2 // (width * height))
 
     def _view(self, row: int, number: int) -> View:
         """The cached view of that number: the centre and its mirror, or one of those that are drawn once for each example."""
@@ -221,6 +224,7 @@ class BatchSource:
         )
 
     def _made(self, wanted: Sequence[tuple[int, int]]) -> list[dict[str, torch.Tensor]]:
+        """The entries of (row, view) pairs of one bucket."""
         size = self._survey.buckets[self._survey.bucket_of[wanted[0][0]]]
         opened = [self._open(self._dataset[self._survey.usable[row]], self._view(row, number), size) for row, number in wanted]
         encoded = {name: tensor.cpu() for name, tensor in self._encode(torch.stack(opened)).items()}
@@ -233,7 +237,10 @@ class BatchSource:
         found = self._store.get(keys)
         lost = [i for i, entry in enumerate(found) if entry is None]
         if lost:  # damaged on the disk, or another run's eviction took them
-            made = self._made([wanted[i] for i in lost])
+            # Encoders round differently in batches of another size, so these are filled up to the size of the first filling.
+            count = self._encode_count(planned.bucket)
+            full = [[wanted[i] for i in lost[start : start + count]] for start in range(0, len(lost), count)]
+            made = [e for some in full for e in self._made([*some, *(some[-1:] * (count - len(some)))])[: len(some)]]
             self._store.put({keys[i]: entry for i, entry in zip(lost, made, strict=True)})
             for i, entry in zip(lost, made, strict=True):
                 found[i] = entry

@@ -1,8 +1,7 @@
 """How fast the cache is here: `python -m tests.bench.cache [--megabytes N] [--rounds N]`. Figures, no assertions.
 
 Reading: GB/s of tensors, from the page cache, checksum verified, in shuffled batches of 64, for entries as the lab's (64 px,
-about 8 kB) and as a large model's (1024 px, about 512 kB); beside it what the same takes without the store, from bytes in
-memory.
+about 8 kB) and as a large model's (1024 px, about 512 kB); beside it the rate without the store, from bytes in memory.
 Filling: milliseconds that the store adds to an entry, flushed to disk batch by batch.
 """
 

@@ -12,7 +12,7 @@ from editkit.data.draws import Draws
 from editkit.models.stable_diffusion.load import StableDiffusion
 from editkit.models.tokenizer import tokenizer_hash
 
-TEXT_BATCH = 64
+TEXT_BATCH = 8
 TEXT_CACHE_BYTES = 4 * 2**30  # main memory for encoded texts; 18,000 of them for Stable Diffusion 1.5
 
 
@@ -63,7 +63,13 @@ class TextStates:
 
     @torch.no_grad()
     def _encode(self, texts: Sequence[str]) -> list[dict[str, torch.Tensor]]:
-        return [{"states": state.clone()} for state in encode_texts(self._parts, texts).cpu()]  # not views of the batch
+        """Always in batches of one size: another would round differently, and a resumed run forgets other texts."""
+        states: list[dict[str, torch.Tensor]] = []
+        for start in range(0, len(texts), TEXT_BATCH):
+            some = list(texts[start : start + TEXT_BATCH])
+            made = encode_texts(self._parts, [*some, *(some[-1:] * (TEXT_BATCH - len(some)))]).cpu()
+            states += [{"states": state.clone()} for state in made[: len(some)]]  # not views of the batch
+        return states
 
     def _look_up(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """States from the store, and from the encoder where it has them no more."""
