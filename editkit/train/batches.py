@@ -206,7 +206,9 @@ class BatchSource:
         """The cached view of that number: the centre and its mirror, or one of those that are drawn once for each example."""
         if not self._recipe.data.cache_views:
             return View(flip=bool(number))
-        draws = Draws(self._recipe.seed, [row * self._num_views + number], CACHED_VIEW)
+        # By the picture, not by the row: another example that comes or goes changes nothing here.
+        content = int.from_bytes(self._survey.content[row][-1][:7], "big")
+        draws = Draws(self._recipe.seed, [content + number], CACHED_VIEW)
         return draw_views(self._params, self._recipe.data.flip, draws)[0]
 
     def _cached_view(self, view: View, pick: float) -> int:
