@@ -17,7 +17,7 @@ class WeightAverage:
         self._decay = decay
         self._updates = 0
         self._parameters = [p for p in module.parameters() if p.requires_grad]
-        self._average = [p.detach().clone() for p in self._parameters] if decay else []
+        self._average = [p.detach().float().clone() for p in self._parameters] if decay else []  # bf16 could not move
 
     @torch.no_grad()
     def update(self) -> None:
@@ -26,7 +26,7 @@ class WeightAverage:
             return
         self._updates += 1
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
-        torch._foreach_lerp_(self._average, [p.detach() for p in self._parameters], 1 - decay)
+        torch._foreach_lerp_(self._average, [p.detach().float() for p in self._parameters], 1 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Generator[None, None, None]:

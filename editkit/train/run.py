@@ -27,7 +27,8 @@ from editkit.evaluate.scores import print_scores
 from editkit.methods import method_class
 from editkit.methods.protocol import Method
 from editkit.models import METADATA, family
-from editkit.models.precision import check_precision, choose_device, computing, to_channels_last
+from editkit.models.networks import parked_encoders, prepare_networks
+from editkit.models.precision import check_numerics, choose_device, computing, describe_numerics, to_channels_last
 from editkit.recipe.load import Source, dump, load_recipe, options, recipe_hash
 from editkit.recipe.schema import Recipe
 from editkit.runs import find_run, new_run_folder
@@ -49,6 +50,7 @@ class Setup:
     test: Dataset[Any]
     usable: list[int]
     device: torch.device
+    numerics: list[str]  # lines for the header
 
 
 def train(recipe_path: str, overrides: list[str], resume: str | None = None, dry_run: bool = False) -> Path:
@@ -76,7 +78,7 @@ def train(recipe_path: str, overrides: list[str], resume: str | None = None, dry
 def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
     """Opens the data, checks it, loads the model and makes the method; raises UserError before anything is written."""
     device = choose_device()
-    check_precision(recipe.train.precision, device)
+    check_numerics(recipe.train, device)
     kind = method_class(recipe.method.name)
     method_options = options(recipe.method, kind.Options, "method", source)
     networks = family(recipe.model.family)
@@ -94,7 +96,8 @@ def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
         module.to(device)
         if recipe.train.channels_last:
             to_channels_last(module)
-    return Setup(recipe, method, train_set, test_set, usable, device)
+    notes = prepare_networks(recipe.train, method.trainable, method.parameter_groups(), recipe.optim.lr, device)
+    return Setup(recipe, method, train_set, test_set, usable, device, describe_numerics(recipe.train, device, notes=notes))
 
 
 def check_recipe(recipe_path: str) -> dict[str, Any]:
@@ -145,7 +148,7 @@ def _train(setup: Setup, run: Path, resuming: bool) -> Path:
         trainer.load_state_dict(load_checkpoint(run, identity))
         record.cut_metrics(trainer.step)
         print(f"{run}: goes on at step {trainer.step}")
-    print(_header(setup, run))
+    print(_header(setup, run), *setup.numerics, sep="\n")
     batches = BatchSource(recipe, setup.method, setup.train, setup.usable, setup.device)
     hooks = Hooks(
         log=record.log,
@@ -194,7 +197,7 @@ def _finish(setup: Setup, run: Path, trainer: Trainer, record: _Record) -> None:
         (exported / METADATA).write_text(json.dumps(_metadata(setup), indent=1), encoding="utf-8")
         _preview(setup, run, trainer, record, trainer.step)
         if setup.recipe.evaluate.pairs:
-            with computing(setup.device, setup.recipe.train.precision):
+            with computing(setup.device, setup.recipe.train.precision, setup.recipe.train.attention):
                 scores = setup.method.evaluate(setup.test, run)
             record.log({"kind": "final", **_where(trainer), **scores})
             (run / "evaluation").mkdir(exist_ok=True)
@@ -207,7 +210,7 @@ def _finish(setup: Setup, run: Path, trainer: Trainer, record: _Record) -> None:
 def _preview(setup: Setup, run: Path, trainer: Trainer, record: _Record, step: int) -> None:
     folder = run / "previews"
     folder.mkdir(exist_ok=True)
-    with computing(setup.device, setup.recipe.train.precision):
+    with computing(setup.device, setup.recipe.train.precision, setup.recipe.train.attention):
         scores = setup.method.preview(setup.test, folder, step)
     if scores:
         record.log({"kind": "eval", **_where(trainer), **scores})
