@@ -42,8 +42,8 @@ EXTRAS = {
     ),
     "xformers": Extra(
         "xformers",
-        'no train.attention = "xformers": on GPUs that torch\'s flash kernel does not know, attention needs memory that grows with '
-        "the square of its tokens",
+        'no train.attention = "xformers": on GPUs that torch\'s flash kernel does not know, attention needs memory that grows '
+        "with the square of its tokens",
         'pip install "editkit[xformers]"',
         cost_on_cpu="nothing, it has no kernel for the CPU",
     ),

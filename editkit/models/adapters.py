@@ -46,6 +46,8 @@ def add_lora(network: Any, options: Adapter, preset: list[str]) -> None:
         network.add_adapter(config)
     except ValueError as error:
         raise UserError(f"adapter.targets: found {', '.join(targets)}; {str(error).splitlines()[0]}") from error
+    for parameter in adapter_parameters(network):  # peft gives them the dtype of the layer that they stand beside
+        parameter.data = parameter.data.float()
 
 
 def adapter_parameters(network: nn.Module) -> list[nn.Parameter]:

@@ -1,8 +1,8 @@
 """Which kernel computes attention: by name, tested on the device before anything long starts.
 
 A diffusers model asks for its kernel in one of two ways. Transformers of the newer kind go through diffusers' dispatcher, which
-`set_attention_backend` switches. The UNet's processors call torch's `scaled_dot_product_attention` themselves and know nothing of
-that switch; for them torch's own kernels are chosen by the context `attention_kernel`, and xformers by another processor.
+`set_attention_backend` switches. The UNet's processors call torch's `scaled_dot_product_attention` themselves and know
+nothing of that switch; for them torch's own kernels are chosen by the context `attention_kernel`, xformers by a processor.
 """
 
 from __future__ import annotations

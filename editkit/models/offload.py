@@ -1,14 +1,14 @@
 """Frozen weights that lie in a mapped file until they are needed.
 
-A file that is mapped into memory is read when it is touched, and the system may drop it again when memory is short: on a machine
-without an accelerator such weights no longer count as the process's own. With one, they leave the accelerator besides.
+A file that is mapped into memory is read when it is touched, and the system may drop it again when memory is short: on a
+machine without an accelerator such weights no longer count as the process's own. With one, they leave the accelerator besides.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -48,17 +48,22 @@ def park(module: nn.Module) -> None:
 @contextlib.contextmanager
 def unparked(module: nn.Module, device: torch.device) -> Generator[None, None, None]:
     """A parked network on `device` while the block runs; its weights must not change. On the CPU there is nothing to do."""
-    tensors = [*module.parameters(), *module.buffers()]
-    kept = [t.data for t in tensors]
-    if all(t.device == device for t in kept):
+    kept = [(owner, name, t, t.data) for owner in _owners(module) for name, t in owner.items() if t is not None]
+    if all(data.device == device for *_, data in kept):
         yield
         return
     module.to(device)
     try:
         yield
     finally:
-        for tensor, data in zip(tensors, kept, strict=True):
+        for owner, name, tensor, data in kept:
             tensor.data = data
+            owner[name] = tensor  # between some kinds of device a module gets new tensors when it moves
+
+
+def _owners(module: nn.Module) -> Iterator[dict[str, Any]]:
+    for inner in module.modules():
+        yield from (inner._parameters, inner._buffers)
 
 
 def offload_base(network: nn.Module, device: torch.device) -> int:

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from editkit.environment import EXTRAS, is_installed
 from editkit.errors import UserError
 from editkit.models.attention import attention_kernel, attention_report, check_attention
-from editkit.models.quantize import BaseBytes, check_base
+from editkit.models.quantize import check_base
 from editkit.recipe.schema import Train
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -61,7 +61,7 @@ def to_channels_last(module: nn.Module) -> None:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
-def checkpoint_gradients(network: Any, device: torch.device, attention: str = "auto") -> None:
+def checkpoint_gradients(network: Any, device: torch.device, attention: str = "auto", *, whole: bool = False) -> None:
     """Keeps only what enters each block and computes the rest again in the backward pass, in place.
 
     The second pass runs after `computing` has ended, so it enters the attention kernel by itself: with another kernel it would
@@ -71,12 +71,14 @@ def checkpoint_gradients(network: Any, device: torch.device, attention: str = "a
         network: a model of diffusers or transformers; its blocks are checkpointed in training mode.
         device: where it computes.
         attention: `train.attention`.
+        whole: compute each block to its end, though the last result is not needed: hooks that end a layer's turn must run.
 
     Raises:
         UserError: the network has no blocks that can be computed again.
     """
     options = {
         "use_reentrant": False,
+        "early_stop": not whole,
         "context_fn": lambda: (contextlib.nullcontext(), attention_kernel(device, attention)),
     }
     try:
@@ -91,8 +93,8 @@ def checkpoint_gradients(network: Any, device: torch.device, attention: str = "a
 def compile_blocks(network: Any) -> int:
     """Compiles a network block by block, each for the shapes that it meets, in place; the work begins at the first step.
 
-    Blocks that repeat are compiled once (diffusers' `compile_repeated_blocks`); a network that names none is compiled by its
-    levels. Wrap previews in `torch.compiler.set_stance("force_eager")`: their batches have other shapes.
+    Blocks that repeat are compiled once, as diffusers' `compile_repeated_blocks` does; a network that names none is compiled by
+    its levels. Wrap previews in `torch.compiler.set_stance("force_eager")`: their batches have other shapes.
 
     Returns:
         How many blocks were chosen.
@@ -102,10 +104,12 @@ def compile_blocks(network: Any) -> int:
     """
     dynamo: Any = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, COMPILED_SHAPES)
-    names = set(getattr(network, "_repeated_blocks", None) or ())
+    # diffusers' and transformers' names for the classes of which a network has many
+    names = {*(getattr(network, "_repeated_blocks", None) or ()), *(getattr(network, "_no_split_modules", None) or ())}
     repeated = [m for m in network.modules() if type(m).__name__ in names]
+    for block in repeated:
+        block.compile(fullgraph=True, dynamic=False)
     if repeated:
-        network.compile_repeated_blocks(fullgraph=True, dynamic=False)
         return len(repeated)
     levels = [m for name in ("down_blocks", "up_blocks") for m in getattr(network, name, ())]
     levels += [network.mid_block] if getattr(network, "mid_block", None) is not None else []
@@ -116,20 +120,16 @@ def compile_blocks(network: Any) -> int:
     return len(levels)
 
 
-def describe_numerics(
-    options: Train, device: torch.device, *, base: BaseBytes | None = None, notes: Iterable[str] = ()
-) -> list[str]:
+def describe_numerics(options: Train, device: torch.device, notes: Iterable[str] = ()) -> list[str]:
     """Lines for the header of a run.
 
     Args:
         options: `[train]`.
         device: where it computes.
-        base: what `quantize_base` returned, where there is an adapter.
-        notes: further lines, such as `loss_of_storing`'s.
+        notes: further lines, of what was done to the networks.
     """
     autocast = "no autocast (fp32)" if options.precision == "fp32" else f"autocast in {options.precision}"
     lines = [f"numbers: {device}, {autocast}, trained weights in {options.weights}", *notes]
-    lines += [str(base)] if base is not None else []
     lines += attention_report(device, options.attention)
     switched = {
         "compiled block by block": options.compile,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Collection
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -20,23 +19,6 @@ from editkit.environment import require_extra
 from editkit.errors import UserError
 
 PACKAGES = {"int8": "bitsandbytes", "nf4": "bitsandbytes", "fp8": "torchao"}
-
-
-@dataclass(frozen=True, slots=True)
-class BaseBytes:
-    """What a base takes, before and after."""
-
-    kind: str
-    layers: int  # whose weights changed
-    before: int  # bytes of their weights
-    after: int
-    untouched: int  # bytes of all other weights
-
-    def __str__(self) -> str:
-        if self.kind == "fp32":
-            return f"base: fp32, {self.untouched / 2**20:.1f} MiB"
-        changed = f"{self.before / 2**20:.1f} MiB became {self.after / 2**20:.1f}"
-        return f"base: {self.layers} layers in {self.kind} ({changed} MiB), the rest in fp32 ({self.untouched / 2**20:.1f} MiB)"
 
 
 def check_base(kind: str, device: torch.device) -> None:
@@ -53,7 +35,7 @@ def check_base(kind: str, device: torch.device) -> None:
         raise UserError(f'train.base: "fp8" needs float8_e4m3fn, which {device.type} lacks ({reason}); use "int8"') from error
 
 
-def quantize_base(module: Any, kind: str, *, compute: torch.dtype = torch.float32, keep: Collection[str] = ()) -> BaseBytes:
+def quantize_base(module: Any, kind: str, *, compute: torch.dtype = torch.float32, keep: Collection[str] = ()) -> None:
     """Freezes a network and stores its weights in fewer bits, in place; an adapter is added afterwards.
 
     Args:
@@ -67,13 +49,11 @@ def quantize_base(module: Any, kind: str, *, compute: torch.dtype = torch.float3
     """
     check_base(kind, torch.device("cpu"))
     module.requires_grad_(False)
-    everything = _bytes(module)
     # The classes themselves: what is derived from them may compute in its own way.
     types = {"fp32": (), "bf16": (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}.get(kind, (nn.Linear,))
     chosen = [(name, layer) for name, layer in module.named_modules() if type(layer) in types and name not in keep]
     if kind != "fp32" and not chosen:
         raise UserError(f'train.base: found "{kind}", but {type(module).__name__} has no layer that could be stored so')
-    before = sum(layer.weight.nbytes for _, layer in chosen)
     if kind == "fp8":
         _to_float8([layer for _, layer in chosen])
     for name, layer in chosen:
@@ -83,15 +63,35 @@ def quantize_base(module: Any, kind: str, *, compute: torch.dtype = torch.float3
             module.set_submodule(name, _bitsandbytes(layer, kind, compute))
     # peft asks the network which of its own layers fit.
     module.is_loaded_in_4bit, module.is_loaded_in_8bit = kind == "nf4", kind == "int8"
-    after = sum(_weight_bytes(module.get_submodule(name)) for name, _ in chosen)
-    return BaseBytes(kind, len(chosen), before, after, everything - before)
+
+
+def describe_base(network: nn.Module) -> str:
+    """One line for the header: what the frozen weights take, and what it would be in fp32."""
+    fewer, before, after, rest = 0, 0, 0, 0
+    for layer in network.modules():
+        weight = getattr(layer, "weight", None)
+        if not isinstance(weight, nn.Parameter) or weight.requires_grad:
+            continue
+        numbers = layer.in_features * layer.out_features if isinstance(layer, nn.Linear) else weight.numel()
+        in_fp32, stored = 4 * numbers, _stored_bytes(weight)
+        if stored < in_fp32:
+            fewer, before, after = fewer + 1, before + in_fp32, after + stored
+        else:
+            rest += stored
+    mib = 2**20
+    return (
+        f"frozen base: {fewer} layers in fewer bits, {before / mib:.2f} MiB of fp32 in {after / mib:.2f} MiB; "
+        f"the other weights in fp32, {rest / mib:.2f} MiB"
+    )
 
 
 def _bitsandbytes(layer: nn.Linear, kind: str, compute: torch.dtype) -> nn.Module:
-    bnb = import_module("bitsandbytes")
+    bnb: Any = import_module("bitsandbytes")
     sizes = {"input_features": layer.in_features, "output_features": layer.out_features, "bias": layer.bias is not None}
     if kind == "nf4":
         swapped = bnb.nn.Linear4bit(**sizes, compute_dtype=compute, quant_type="nf4")
+        # On some CPUs it would lay its weights out anew at the first preview, for inference, and could not be trained any more.
+        swapped.support_avx512bf16_for_cpu = False
         swapped.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
     else:
         swapped = bnb.nn.Linear8bitLt(**sizes, has_fp16_weights=False)
@@ -105,20 +105,15 @@ def _to_float8(layers: list[nn.Linear]) -> None:
     logging.getLogger("torchao").setLevel(logging.ERROR)  # it names each compiled kernel that this machine cannot load
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torchao = import_module("torchao.quantization")
+        torchao: Any = import_module("torchao.quantization")
 
         for layer in layers:
             torchao.quantize_(layer, torchao.Float8WeightOnlyConfig())
             layer.weight.requires_grad_(False)
 
 
-def _bytes(module: nn.Module) -> int:
-    return sum(p.nbytes for p in module.parameters())
-
-
-def _weight_bytes(layer: Any) -> int:
+def _stored_bytes(weight: Any) -> int:
     """With the scales that belong to the numbers."""
-    weight = layer.weight
     if hasattr(weight, "qdata"):  # torchao
         return weight.qdata.nbytes + weight.scale.nbytes
     scales = [getattr(getattr(weight, "quant_state", None), "absmax", None), getattr(weight, "SCB", None)]

@@ -88,7 +88,7 @@ class Train(Section):
     batch_size: PositiveInt  # examples a forward pass
     accumulate: PositiveInt = 1  # forward passes an optimiser step
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the autocast; the masters stay fp32
-    # How the trained weights are stored. Steps far below a weight's last bit vanish in bf16; "bf16-stochastic" rounds them up or
+    # How the trained weights are stored. Steps far below a weight's last bit vanish in bf16; "bf16-stochastic" rounds up or
     # down by chance, so that they count on average.
     weights: Literal["fp32", "bf16", "bf16-stochastic"] = "fp32"
     base: Literal["fp32", "bf16", "int8", "nf4", "fp8"] = "fp32"  # how the frozen weights beside an adapter are stored

@@ -65,7 +65,7 @@ class BatchSource:
 
     @torch.no_grad()
     def _encode(self, pixels: torch.Tensor) -> Batch:
-        with computing(self._device, self._recipe.train.precision):
+        with computing(self._device, self._recipe.train.precision, self._recipe.train.attention):
             return self._method.encode(pixels.to(self._device))
 
     def _fill_cache(self) -> dict[str, torch.Tensor]:

@@ -34,18 +34,17 @@ class WeightAverage:
         if not self._decay:
             yield
             return
-        self._swap()
+        kept = [p.detach().clone() for p in self._parameters]
+        self._put(self._average)
         try:
             yield
         finally:
-            self._swap()
+            self._put(kept)
 
     @torch.no_grad()
-    def _swap(self) -> None:
-        for parameter, average in zip(self._parameters, self._average, strict=True):
-            kept = parameter.detach().clone()
-            parameter.copy_(average)
-            average.copy_(kept)
+    def _put(self, values: list[torch.Tensor]) -> None:
+        for parameter, value in zip(self._parameters, values, strict=True):
+            parameter.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self._updates, "average": self._average}

@@ -18,6 +18,7 @@ import torch
 from editkit.errors import UserError
 from editkit.methods.protocol import Batch, Method
 from editkit.models.precision import computing
+from editkit.models.stored import Bf16Weights
 from editkit.progress import progress
 from editkit.recipe.schema import Recipe
 from editkit.train.ema import WeightAverage
@@ -50,6 +51,8 @@ class Trainer:
         self.seconds = 0.0  # spent in steps, over all sessions
         self.stop_requested = False
         self._optimizer = make_optimizer(method.parameter_groups(), recipe.optim)
+        if recipe.train.weights != "fp32":
+            Bf16Weights(self._optimizer, stochastic=recipe.train.weights == "bf16-stochastic", seed=recipe.seed)
         self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         # fp16 has gradients below its smallest number; the loss is scaled so that they are not lost.
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
@@ -104,7 +107,7 @@ class Trainer:
             waited = time.perf_counter()
             batch = batches.take(self.samples + part * recipe.train.batch_size, recipe.train.batch_size, generator)
             window.waited += time.perf_counter() - waited
-            with computing(self._device, recipe.train.precision):
+            with computing(self._device, recipe.train.precision, recipe.train.attention):
                 loss = self._method.loss(batch, generator)
             self._scaler.scale(loss.value / recipe.train.accumulate).backward()
             window.add(loss.value.item())

@@ -27,7 +27,7 @@ from editkit.evaluate.scores import print_scores
 from editkit.methods import method_class
 from editkit.methods.protocol import Method
 from editkit.models import METADATA, family
-from editkit.models.networks import parked_encoders, prepare_networks
+from editkit.models.networks import awake, park_all, prepare_networks
 from editkit.models.precision import check_numerics, choose_device, computing, describe_numerics, to_channels_last
 from editkit.recipe.load import Source, dump, load_recipe, options, recipe_hash
 from editkit.recipe.schema import Recipe
@@ -150,6 +150,8 @@ def _train(setup: Setup, run: Path, resuming: bool) -> Path:
         print(f"{run}: goes on at step {trainer.step}")
     print(_header(setup, run), *setup.numerics, sep="\n")
     batches = BatchSource(recipe, setup.method, setup.train, setup.usable, setup.device)
+    if recipe.train.offload == "encoders":
+        park_all(setup.method.frozen_encoders.values())
     hooks = Hooks(
         log=record.log,
         save=lambda step, state: save_checkpoint(run, step, state, identity, recipe.train.keep_last),
@@ -197,7 +199,7 @@ def _finish(setup: Setup, run: Path, trainer: Trainer, record: _Record) -> None:
         (exported / METADATA).write_text(json.dumps(_metadata(setup), indent=1), encoding="utf-8")
         _preview(setup, run, trainer, record, trainer.step)
         if setup.recipe.evaluate.pairs:
-            with computing(setup.device, setup.recipe.train.precision, setup.recipe.train.attention):
+            with _sampling(setup):
                 scores = setup.method.evaluate(setup.test, run)
             record.log({"kind": "final", **_where(trainer), **scores})
             (run / "evaluation").mkdir(exist_ok=True)
@@ -210,10 +212,20 @@ def _finish(setup: Setup, run: Path, trainer: Trainer, record: _Record) -> None:
 def _preview(setup: Setup, run: Path, trainer: Trainer, record: _Record, step: int) -> None:
     folder = run / "previews"
     folder.mkdir(exist_ok=True)
-    with computing(setup.device, setup.recipe.train.precision, setup.recipe.train.attention):
+    with _sampling(setup):
         scores = setup.method.preview(setup.test, folder, step)
     if scores:
         record.log({"kind": "eval", **_where(trainer), **scores})
+
+
+@contextlib.contextmanager
+def _sampling(setup: Setup) -> Generator[None, None, None]:
+    """The numbers of the training, the encoders at hand, and nothing compiled: batches of samples have other shapes."""
+    options = setup.recipe.train
+    eager = torch.compiler.set_stance("force_eager") if options.compile else contextlib.nullcontext()
+    encoders = setup.method.frozen_encoders.values()
+    with computing(setup.device, options.precision, options.attention), eager, awake(encoders, setup.device):
+        yield
 
 
 def _where(trainer: Trainer) -> dict[str, Any]:
