@@ -6,29 +6,77 @@ import importlib.util
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from editkit.errors import UserError
+
 PACKAGES = (
     "editkit", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "datasets", "pydantic", "pillow",
     "numpy", "huggingface_hub", "dicebear-styles", "resvg-py",
 )  # fmt: skip
-# extra -> (module, what its absence costs)
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """A package that editkit does without: what its absence costs, and how it is had."""
+
+    module: str
+    cost: str
+    install: str
+    cost_on_cpu: str = ""  # where it differs
+
+    def costs(self, device: str) -> str:
+        """On that type of device ("cpu", "cuda" ...)."""
+        return self.cost_on_cpu if device == "cpu" and self.cost_on_cpu else self.cost
+
+
 EXTRAS = {
-    "gradio": ("gradio", '"editkit demo" does not start; pip install "editkit[demo]"'),
-    "playwright": ("playwright", "the page tests are skipped; for those who work on editkit"),
-    "xformers": ("xformers", "nothing on the CPU; on older GPUs attention takes more memory than it needs"),
-    "bitsandbytes": (
-        "bitsandbytes",
-        "no 8-bit optimiser and no 4-bit base: about 3 GB more for a 1 B-parameter fine-tune",
+    "gradio": Extra("gradio", '"editkit demo" does not start', 'pip install "editkit[demo]"'),
+    "playwright": Extra(
+        "playwright", "the page tests are skipped; for those who work on editkit", 'pip install "editkit[dev]"'
     ),
-    "prodigyopt": ("prodigyopt", 'optim.name = "prodigy" is refused; pip install "editkit[optimizers]"'),
-    "schedulefree": ("schedulefree", 'optim.name = "schedule_free" is refused; pip install "editkit[optimizers]"'),
-    "flash-attn": ("flash_attn", "nothing on the CPU; on GPUs torch's own flash kernel is used instead"),
+    "xformers": Extra(
+        "xformers",
+        'no train.attention = "xformers": on GPUs that torch\'s flash kernel does not know, attention needs memory that grows '
+        "with the square of its tokens",
+        'pip install "editkit[xformers]"',
+        cost_on_cpu="nothing, it has no kernel for the CPU",
+    ),
+    "flash-attn": Extra(
+        "flash_attn",
+        "nothing but a few per cent of speed, torch's own flash kernel is used",
+        "pip install flash-attn",
+        cost_on_cpu="nothing, it has no kernel for the CPU",
+    ),
+    "bitsandbytes": Extra(
+        "bitsandbytes",
+        'no train.base = "nf4" or "int8": a frozen base of 1 B parameters takes 4 GB in fp32 instead of 0.5 or 1',
+        'pip install "editkit[quantization]"',
+    ),
+    "torchao": Extra(
+        "torchao",
+        'no train.base = "fp8": a frozen base of 1 B parameters takes 4 GB in fp32 instead of 1',
+        'pip install "editkit[quantization]"',
+    ),
+    "prodigyopt": Extra("prodigyopt", 'optim.name = "prodigy" is refused', 'pip install "editkit[optimizers]"'),
+    "schedulefree": Extra("schedulefree", 'optim.name = "schedule_free" is refused', 'pip install "editkit[optimizers]"'),
 }
+
+
+def is_installed(extra: str) -> bool:
+    """Whether the package of an extra can be found; it is not imported."""
+    return importlib.util.find_spec(EXTRAS[extra].module) is not None
+
+
+def require_extra(extra: str, what: str) -> None:
+    """Raises UserError where `what`, as the user wrote it, needs an extra that is not installed."""
+    if not is_installed(extra):
+        raise UserError(f"{what} needs {extra}, which is not installed; {EXTRAS[extra].install}")
 
 
 def describe() -> dict[str, Any]:
@@ -37,7 +85,8 @@ def describe() -> dict[str, Any]:
     from diffusers.models.attention_dispatch import AttentionBackendName
 
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    missing = {name: cost for name, (module, cost) in EXTRAS.items() if importlib.util.find_spec(module) is None}
+    kind = accelerator.type if accelerator else "cpu"
+    missing = {name: f"{e.costs(kind)}; {e.install}" for name, e in EXTRAS.items() if not is_installed(name)}
     return {
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
         "device": str(accelerator or "cpu"),

@@ -20,6 +20,8 @@ from editkit.evaluate.edits import evaluate_editor, write_preview
 from editkit.methods.protocol import Batch, Loss
 from editkit.models.adapters import TEXT_ENCODER, adapter_parameters, add_adapter, save_adapter
 from editkit.models.editor import StableDiffusionEditor
+from editkit.models.precision import DTYPES
+from editkit.models.quantize import quantize_base
 from editkit.models.stable_diffusion.forward import TextStates, concat_source, draw_latents
 from editkit.models.stable_diffusion.load import StableDiffusion
 from editkit.models.surgery import widen_conv_in
@@ -48,10 +50,9 @@ class InstructEdit:
         parts.text_encoder.requires_grad_(options.text_encoder_lr > 0)
         widen_conv_in(parts.unet, 2 * parts.latent_channels)
         if recipe.adapter is not None:
+            quantize_base(parts.unet, recipe.train.base, compute=DTYPES[recipe.train.precision], keep=["conv_in"])
             add_adapter(parts.unet, recipe.adapter, ["to_q", "to_k", "to_v", "to_out.0"])
             parts.unet.conv_in.requires_grad_(True)  # it has new channels, which no adapter of low rank could learn
-        if recipe.train.gradient_checkpointing:
-            parts.unet.enable_gradient_checkpointing()
         self._trainable = nn.ModuleDict({"unet": parts.unet, "text_encoder": parts.text_encoder})
         self._encoded = TextStates(parts)
 

@@ -50,8 +50,6 @@ class TextToImage:
         parts.text_encoder.requires_grad_(options.text_encoder_lr > 0)
         self._trainable = nn.ModuleDict({"unet": parts.unet, "text_encoder": parts.text_encoder})
         self._encoded = TextStates(parts)
-        if recipe.train.gradient_checkpointing:
-            parts.unet.enable_gradient_checkpointing()
 
     @property
     def trainable(self) -> nn.Module:

@@ -159,6 +159,13 @@ class Train(Section):
     batch_size: PositiveInt  # examples a forward pass
     accumulate: PositiveInt = 1  # forward passes an optimiser step
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the autocast; the masters stay fp32
+    # How the trained weights are stored. Steps far below a weight's last bit vanish in bf16; "bf16-stochastic" rounds up or
+    # down by chance, so that they count on average.
+    weights: Literal["fp32", "bf16", "bf16-stochastic"] = "fp32"
+    base: Literal["fp32", "bf16", "int8", "nf4", "fp8"] = "fp32"  # how the frozen weights beside an adapter are stored
+    offload: Literal["none", "encoders", "base"] = "none"  # which frozen weights lie in a file until they are needed
+    attention: Literal["auto", "sdpa", "math", "flash", "efficient", "cudnn", "xformers", "flash-attn"] = "auto"
+    compile: bool = False  # torch.compile, block by block; pays after some hundreds of steps
     gradient_checkpointing: bool = False
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"  # at a loss that is no number, or a spike
     spike_factor: Annotated[float, Field(ge=0)] = 0.0  # a gradient norm of so many times the usual is a spike; 0 = none is
@@ -187,6 +194,13 @@ class Train(Section):
         decays = self.ema_decay if isinstance(self.ema_decay, list) else []
         if 0.0 in decays or len(set(decays)) < len(decays):
             raise ValueError(f"ema_decay: found {decays}; expected different numbers above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _bf16_is_computed_in_bf16(self) -> Train:
+        for key, value in (("weights", self.weights), ("base", self.base)):
+            if value.startswith("bf16") and self.precision != "bf16":
+                raise ValueError(f'{key} = "{value}" needs precision = "bf16"; found "{self.precision}"')
         return self
 
 
@@ -262,4 +276,19 @@ class Recipe(Section):
             raise ValueError(
                 'optim.name = "schedule_free" averages by itself; set train.ema_decay = 0 and post_hoc_ema = false'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_frozen(self) -> Recipe:
+        if self.adapter is None and self.train.base != "fp32":
+            raise ValueError(f'train.base = "{self.train.base}" is for the frozen weights beside an adapter; add [adapter]')
+        if self.train.offload == "base":
+            if self.adapter is None:
+                raise ValueError('train.offload = "base" is for the frozen weights beside an adapter; add [adapter]')
+            if self.train.base not in ("fp32", "bf16"):
+                raise ValueError(f'train.offload = "base" cannot move a base of "{self.train.base}"; use train.base = "bf16"')
+            if self.train.compile:
+                raise ValueError('train.offload = "base" moves weights in the middle of a block; set train.compile = false')
+        if self.train.offload == "encoders" and not self.data.cache_latents:
+            raise ValueError('train.offload = "encoders": every step needs them with data.cache_latents = false')
         return self

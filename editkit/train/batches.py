@@ -22,6 +22,7 @@ from editkit.data.examples import Dataset
 from editkit.data.prepare import PrepareParams, View, draw_views, prepare
 from editkit.data.sampler import BatchPlan, Planned, Stream
 from editkit.methods.protocol import Batch, Method
+from editkit.models.networks import awake
 from editkit.models.precision import computing
 from editkit.recipe.schema import Recipe
 from editkit.train.survey import Survey
@@ -154,7 +155,7 @@ class BatchSource:
 
     @torch.no_grad()
     def _encode(self, pixels: torch.Tensor) -> Batch:
-        with computing(self._device, self._recipe.train.precision):
+        with computing(self._device, self._recipe.train.precision, self._recipe.train.attention):
             return self._method.encode(pixels.to(self._device))
 
     def close(self) -> None:
@@ -242,7 +243,8 @@ class BatchSource:
             # Encoders round differently in batches of another size, so these are filled up to the size of the first filling.
             count = self._encode_count(planned.bucket)
             full = [[wanted[i] for i in lost[start : start + count]] for start in range(0, len(lost), count)]
-            made = [e for some in full for e in self._made([*some, *(some[-1:] * (count - len(some)))])[: len(some)]]
+            with awake(self._method.frozen_encoders.values(), self._device):
+                made = [e for some in full for e in self._made([*some, *(some[-1:] * (count - len(some)))])[: len(some)]]
             self._store.put({keys[i]: entry for i, entry in zip(lost, made, strict=True)})
             for i, entry in zip(lost, made, strict=True):
                 found[i] = entry

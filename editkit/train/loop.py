@@ -20,6 +20,7 @@ import torch
 from editkit.errors import UserError
 from editkit.methods.protocol import Method
 from editkit.models.precision import computing
+from editkit.models.stored import Bf16Weights
 from editkit.progress import progress
 from editkit.recipe.schema import Recipe
 from editkit.train import state
@@ -85,6 +86,8 @@ class Trainer:
         named = dict(method.trainable.named_parameters())
         pretrained = bool(recipe.model.base) and recipe.adapter is None
         self._optimizer = make_optimizer(method.parameter_groups(), recipe.optim, named, pretrained=pretrained)
+        if recipe.train.weights != "fp32":
+            Bf16Weights(self._optimizer, stochastic=recipe.train.weights == "bf16-stochastic", seed=recipe.seed)
         self._parameters = [p for group in self._optimizer.param_groups for p in group["params"] if p.requires_grad]
         # fp16 has gradients below its smallest number; the loss is scaled so that they are not lost.
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
@@ -145,7 +148,8 @@ class Trainer:
             # Dropout layers draw from the global stream.
             torch.manual_seed(_mix(self._recipe.seed, self.step, part * self._layout.world + self._layout.rank))
             last = part == options.accumulate - 1
-            with self._layout.gradients(synchronise=last), computing(self._device, options.precision):
+            numbers = computing(self._device, options.precision, options.attention)
+            with self._layout.gradients(synchronise=last), numbers:
                 loss = self._method.loss(taken[-1].batch, taken[-1].draws)
                 self._scaler.scale(loss.value / options.accumulate).backward()
             parts.append({"loss": loss.value.detach(), **loss.logs})

@@ -18,6 +18,7 @@ from editkit.data.sampler import ShuffledStream
 from editkit.evaluate.report import write_report
 from editkit.evaluate.scores import print_scores
 from editkit.models import METADATA
+from editkit.models.networks import awake, park_all
 from editkit.models.precision import choose_device, computing
 from editkit.recipe.load import Source, load_recipe
 from editkit.recipe.schema import Recipe
@@ -132,7 +133,7 @@ class _Session:
     def run(self) -> None:
         """Trains to the last step."""
         trainer = self._trainer
-        for line in [self._header, *self._survey.lines()]:
+        for line in [self._header, *self._setup.numerics, *self._survey.lines()]:
             print(line)
         if len(self._survey.buckets) > 1 and self.layout.rank == 0:
             self._survey.write(self._run / "data.csv")
@@ -160,6 +161,8 @@ class _Session:
             dataset = self._setup.train
             texts = (t for i in self._setup.all_usable for t in self._setup.method.texts_of(dataset[i]))
             self._setup.method.cache_texts(texts, self._store)
+        if self._setup.recipe.train.offload == "encoders":
+            park_all(self._setup.method.frozen_encoders.values())
 
     def _log(self, line: Mapping[str, Any]) -> None:
         self._logged = line
@@ -210,7 +213,7 @@ class _Session:
             (exported / METADATA).write_text(json.dumps(metadata(setup), indent=1), encoding="utf-8")
             self._preview(trainer.step)
             if recipe.evaluate.pairs:
-                with computing(setup.device, recipe.train.precision):
+                with _sampling(setup):
                     scores = setup.method.evaluate(setup.test, run)
                 self._record.log({"kind": "final", "step": trainer.step, "samples": trainer.samples, **scores})
                 (run / "evaluation").mkdir(exist_ok=True)
@@ -265,13 +268,23 @@ def _preview(setup: Setup, run: Path, rank: int, step: int) -> Mapping[str, Any]
     """Previews in every process, for sharded networks need all of them; the first one's pictures are kept."""
     folder = run / "previews" if rank == 0 else run / "previews" / f".process-{rank}"
     folder.mkdir(parents=True, exist_ok=True)
-    with computing(setup.device, setup.recipe.train.precision):
+    with _sampling(setup):
         scores = setup.method.preview(setup.test, folder, step)
     if rank:
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
     return scores
+
+
+@contextlib.contextmanager
+def _sampling(setup: Setup) -> Generator[None, None, None]:
+    """The numbers of the training, the encoders at hand, and nothing compiled: batches of samples have other shapes."""
+    options = setup.recipe.train
+    eager = torch.compiler.set_stance("force_eager") if options.compile else contextlib.nullcontext()
+    encoders = setup.method.frozen_encoders.values()
+    with computing(setup.device, options.precision, options.attention), eager, awake(encoders, setup.device):
+        yield
 
 
 def _dry_run(setup: Setup) -> None:

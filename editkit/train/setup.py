@@ -20,7 +20,8 @@ from editkit.errors import UserError
 from editkit.methods import method_class
 from editkit.methods.protocol import Method
 from editkit.models import family
-from editkit.models.precision import check_precision, choose_device, to_channels_last
+from editkit.models.networks import prepare_networks
+from editkit.models.precision import check_numerics, choose_device, describe_numerics, to_channels_last
 from editkit.recipe.load import Source, load_recipe, options
 from editkit.recipe.schema import Recipe
 from editkit.train.parallel import Layout
@@ -38,6 +39,7 @@ class Setup:
     test: Dataset[Any]
     usable: list[list[int]]  # of each data set of the mixture, as numbers in `train`
     device: torch.device
+    numerics: list[str]  # lines for the header
 
     @property
     def all_usable(self) -> list[int]:
@@ -48,7 +50,7 @@ class Setup:
 def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
     """Opens the data, checks it, loads the model and makes the method; raises UserError before anything is written."""
     device = choose_device()
-    check_precision(recipe.train.precision, device)
+    check_numerics(recipe.train, device)
     kind = method_class(recipe.method.name)
     method_options = options(recipe.method, kind.Options, "method", source)
     networks = family(recipe.model.family)
@@ -74,7 +76,9 @@ def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
         module.to(device)
         if recipe.train.channels_last:
             to_channels_last(module)
-    return Setup(recipe, method, train_set, test_set, usable, device)
+    notes = prepare_networks(recipe.train, method.trainable, method.parameter_groups(), recipe.optim.lr, device)
+    numerics = describe_numerics(recipe.train, device, notes=notes)
+    return Setup(recipe, method, train_set, test_set, usable, device, numerics)
 
 
 def _build_what_is_missing(recipe: Recipe) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from editkit.train.checkpoint import list_checkpoints, read_checkpoint
 from editkit.train.loop import Trainer
 from editkit.train.run import train
 from editkit.train.setup import check_recipe
+from tests.tiny import picture
 
 ROOT = Path(__file__).parents[2]
 
@@ -197,3 +199,51 @@ def test_a_built_folder_opens_with_the_datasets_library(recipe: str) -> None:
     assert len(loaded) == 12
     assert loaded[0]["source"].size == (32, 32)
     assert loaded[0]["instructions"]
+
+
+def test_a_run_in_other_numbers_says_so_stops_and_goes_on_exactly(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = ["train.precision=bf16", "train.weights=bf16-stochastic", "train.gradient_checkpointing=true",
+               "train.offload=encoders", "train.attention=math", "train.preview_every=0"]  # fmt: skip
+    whole = train(recipe, numbers)
+    header = capsys.readouterr().out
+    assert "trained weights in bf16-stochastic" in header
+    assert "is lost in rounding for" in header
+    state = read_checkpoint(list_checkpoints(whole)[-1])
+    assert {v.dtype for v in state["weights"].values()} == {torch.bfloat16, torch.float32}
+    assert {v.dtype for v in state["averages"]["0.9"].values()} == {torch.float32}
+    assert list((whole.parents[1] / "cache").glob("parked-*")), "the encoders were parked"
+    run = train(recipe, numbers)
+    for late in list_checkpoints(run)[1:]:
+        shutil.rmtree(late)
+    assert_same_run(train(recipe, numbers, resume=str(run)), whole)
+
+
+@pytest.mark.parametrize("base", ["nf4", "int8", "bf16"])
+def test_a_run_with_a_base_in_fewer_bits_edits_like_any_other(
+    recipe: str, capsys: pytest.CaptureFixture[str], base: str
+) -> None:
+    numbers = [f"train.base={base}", "train.precision=bf16", 'adapter={"name"="lora"}', "train.steps=2"]
+    numbers += ["train.offload=base"] if base == "bf16" else []
+    run = train(recipe, numbers)
+    header = capsys.readouterr().out
+    assert "frozen base: " in header
+    assert (run / "adapter" / "pytorch_lora_weights.safetensors").is_file()
+    assert (run / "previews" / "step-000002.png").is_file()
+    from editkit.models.editor import load_editor
+
+    assert load_editor(str(run)).edit([picture("red")], ["make the hair red"], steps=1)[0].size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.base=nf4", "add [adapter]"),
+        ("train.offload=base", "add [adapter]"),
+        ("train.weights=bf16", 'needs precision = "bf16"'),
+        ("train.attention=xformers", "xformers"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(recipe: str, override: str, words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        train(recipe, [override])
+    assert not Path("runs").exists()

@@ -1,0 +1,51 @@
+"""Peak memory of this process: of the accelerator where there is one, else what is resident in main memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+STATUS = Path("/proc/self/status")
+CLEAR = Path("/proc/self/clear_refs")
+
+
+def reset_peak(device: torch.device) -> bool:
+    """Starts the measuring anew, so that the peak of a phase can be read.
+
+    Returns:
+        False where the platform keeps one peak for the life of the process (the CPU outside Linux).
+    """
+    if device.type != "cpu":
+        torch.accelerator.reset_peak_memory_stats(device)
+        return True
+    try:
+        CLEAR.write_text("5", encoding="ascii")  # 5 = the resident peak (man 5 proc)
+    except OSError:
+        return False
+    return True
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory since the process began or `reset_peak` last worked: allocated by torch, or resident."""
+    if device.type != "cpu":
+        return torch.accelerator.max_memory_allocated(device)
+    if STATUS.is_file():  # getrusage does not know of the reset
+        return _status("VmHWM")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def private_bytes() -> int:
+    """Main memory that the system cannot take back, without mapped files; 0 where the platform does not say (outside Linux)."""
+    return _status("RssAnon") if STATUS.is_file() else 0
+
+
+def _status(field: str) -> int:
+    for line in STATUS.read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    return 0
