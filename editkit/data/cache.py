@@ -63,10 +63,12 @@ def weights_hash(tensors: Mapping[str, torch.Tensor]) -> str:
     """A hash of a network's weights: names, types, shapes and bytes, in whatever order they come."""
     digest = xxh3_128()
     for name in sorted(tensors):
-        # A copy, because a view of one number may call itself contiguous and refuse to be seen as bytes.
-        tensor = tensors[name].detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        tensor = tensors[name].detach().cpu()
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        flat = tensor.contiguous().reshape(-1)
+        if flat.numel() == 1:  # a view of one number may call itself contiguous and refuse to be seen as bytes
+            flat = flat.new_empty(1).copy_(flat)
+        digest.update(flat.view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -48,7 +48,7 @@ def identity_of(recipe: Recipe, facts: Mapping[str, str], processes: int = 1) ->
     if recipe.data.buckets is None:
         examples = recipe.train.batch_size * recipe.train.accumulate * processes
         del keys["train.batch_size"], keys["train.accumulate"]
-        keys["train.batch_size x accumulate x processes"] = str(examples)
+        keys["examples a step"] = str(examples)
     if recipe.optim.schedule in ENDLESS and not recipe.train.post_hoc_ema:  # its snapshots divide the whole training
         del keys["train.steps"]
     return {**keys, **facts, "numerics": str(NUMERICS)}

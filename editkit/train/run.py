@@ -32,7 +32,7 @@ from editkit.train.loop import Hooks, Trainer
 from editkit.train.parallel import Layout, process_group
 from editkit.train.ranks import on_first
 from editkit.train.record import Record
-from editkit.train.setup import Setup, data_facts, describe, header, make_stream, metadata, pointed_at, prepare_run
+from editkit.train.setup import Setup, data_facts, describe, header, make_stream, metadata, prepare_run
 from editkit.train.survey import survey
 
 SNAPSHOTS = "snapshots"  # folder of the run, for `editkit.train.post_hoc.reconstruct`
@@ -96,7 +96,7 @@ class _Session:
         self._setup = setup
         self._run = run
         self.layout = Layout(recipe, setup.device)
-        self._identity = identity_of(recipe, pointed_at(setup), self.layout.world)
+        self._identity = identity_of(recipe, setup.made_from, self.layout.world)
         self._keep = Keep(recipe.train.keep_last, recipe.train.keep_best, recipe.train.best_metric)
         self._survey = survey(setup.train, setup.all_usable, setup.method, recipe.data)
         self._store = open_cache() if recipe.data.cache_latents or recipe.data.cache_texts else None

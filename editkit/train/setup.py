@@ -40,6 +40,7 @@ class Setup:
     usable: list[list[int]]  # of each data set of the mixture, as numbers in `train`
     device: torch.device
     numerics: list[str]  # lines for the header
+    made_from: dict[str, str]  # what the recipe only points at: hashes of the data and the weights, versions of libraries
 
     @property
     def all_usable(self) -> list[int]:
@@ -76,9 +77,10 @@ def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
         module.to(device)
         if recipe.train.channels_last:
             to_channels_last(module)
+    made_from = _made_from(train_set, usable, method)  # before the weights are stored in other numbers or moved away
     notes = prepare_networks(recipe.train, method.trainable, method.parameter_groups(), recipe.optim.lr, device)
     numerics = describe_numerics(recipe.train, device, notes=notes)
-    return Setup(recipe, method, train_set, test_set, usable, device, numerics)
+    return Setup(recipe, method, train_set, test_set, usable, device, numerics, made_from)
 
 
 def _build_what_is_missing(recipe: Recipe) -> None:
@@ -142,13 +144,12 @@ def make_stream(setup: Setup) -> Stream:
     return MixedStream(streams, [len(u) for u in setup.usable], weights, recipe.seed)
 
 
-def pointed_at(setup: Setup) -> dict[str, str]:
-    """What the recipe only points at: the data, the weights before the first step, and the libraries that compute."""
-    modules = {"trained": setup.method.trainable, **setup.method.frozen_encoders}
+def _made_from(dataset: Dataset[Any], usable: list[list[int]], method: Method) -> dict[str, str]:
+    modules = {"trained": method.trainable, **method.frozen_encoders}
     weights = {f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()}
     libraries = {name: version(name) for name in ("torch", "numpy")}
-    usable = str(len(setup.all_usable))
-    return {"data": setup.train.info["sha256"], "usable examples": usable, "base": weights_hash(weights), **libraries}
+    count = str(sum(len(part) for part in usable))
+    return {"data": dataset.info["sha256"], "usable examples": count, "base": weights_hash(weights), **libraries}
 
 
 def data_facts(setup: Setup) -> dict[str, Any]:

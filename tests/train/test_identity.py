@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from editkit.errors import UserError
-from editkit.recipe.schema import Adapter, Data, Evaluate, Method, Model, Optim, Recipe, Train
+from editkit.recipe.schema import Adapter, Buckets, Data, Evaluate, Method, Model, Optim, Recipe, Train
 from editkit.train import identity as module
 from editkit.train.identity import check_identity, differences, identity_of, released_options
 
@@ -44,7 +44,7 @@ def between(before: Recipe, after: Recipe) -> list[str]:
 @pytest.mark.parametrize(("change", "line"), [
     ({"optim__lr": 0.5}, "optim.lr: 0.001 in the run, 0.5 now"),
     ({"optim__betas": (0.8, 0.9)}, "optim.betas: [0.9, 0.999] in the run, [0.8, 0.9] now"),
-    ({"train__batch_size": 8}, "train.batch_size: 4 in the run, 8 now"),
+    ({"train__batch_size": 8}, "examples a step: 4 in the run, 8 now"),
     ({"train__ema_decay": 0.9}, "train.ema_decay: 0.0 in the run, 0.9 now"),
     ({"data__train": "more.toml"}, "data.train: pairs.toml in the run, more.toml now"),
     ({"method__conditioning_dropout": 0.1}, "method.conditioning_dropout: 0.05 in the run, 0.1 now"),
@@ -119,6 +119,17 @@ def test_an_overridden_rate_is_taken_from_the_recipe() -> None:
     assert released_options(["optim.weight_decay"]) == {"weight_decay"}
     assert released_options(["optim.lr"]) == {"lr", "base_lr"} == released_options(["adapter.lr"])
     assert {"lr", "base_lr", "betas", "eps"} <= released_options(["optim"])
+
+
+def test_how_a_step_is_divided_counts_only_with_buckets() -> None:
+    whole, parts = recipe(), recipe(train__batch_size=2, train__accumulate=2)
+    assert between(whole, parts) == []
+    assert identity_of(whole, FACTS) == identity_of(recipe(train__batch_size=1), FACTS, processes=4)
+    buckets = {"data__buckets": Buckets(sides=[64])}
+    assert between(recipe(**buckets), recipe(**buckets, train__batch_size=2, train__accumulate=2)) == [
+        "train.accumulate: 1 in the run, 2 now",
+        "train.batch_size: 4 in the run, 2 now",
+    ]
 
 
 def test_best_needs_a_metric() -> None:
