@@ -24,8 +24,9 @@ expected = network(x)
 before = private_bytes()
 park(network)
 after = private_bytes()
-torch.testing.assert_close(network(x), expected)
+found = network(x)
 print(before - after, private_bytes() - after, sum(p.nbytes for p in network.parameters()))
+torch.testing.assert_close(found, expected)
 """
 
 
