@@ -85,7 +85,9 @@ def checkpoint_gradients(network: Any, device: torch.device, attention: str = "a
         if hasattr(network, "enable_gradient_checkpointing"):
             network.enable_gradient_checkpointing(functools.partial(checkpoint, **options))
         else:
-            network.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+            # transformers gave it a new name and warns of the old one
+            enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+            enable(options)
     except ValueError as error:
         raise UserError(f"train.gradient_checkpointing: {type(network).__name__} has no blocks to compute again") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from pathlib import Path
 
@@ -34,6 +33,8 @@ def peak_bytes(device: torch.device) -> int:
         return torch.accelerator.max_memory_allocated(device)
     if STATUS.is_file():  # getrusage does not know of the reset
         return _status("VmHWM")
+    import resource  # Windows has none
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
