@@ -55,6 +55,10 @@ class AttributeReading:
     def frozen_encoders(self) -> dict[str, nn.Module]:
         return {}
 
+    @property
+    def resting(self) -> list[nn.Module]:
+        return []
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self._reader.parameters())}]
 

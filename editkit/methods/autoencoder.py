@@ -52,6 +52,10 @@ class Autoencoder:
     def frozen_encoders(self) -> dict[str, nn.Module]:
         return {}
 
+    @property
+    def resting(self) -> list[nn.Module]:
+        return []
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self._vae.parameters())}]
 

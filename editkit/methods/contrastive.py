@@ -47,6 +47,10 @@ class Contrastive:
     def frozen_encoders(self) -> dict[str, nn.Module]:
         return {}
 
+    @property
+    def resting(self) -> list[nn.Module]:
+        return []
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self._parts.model.parameters())}]
 

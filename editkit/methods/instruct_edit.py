@@ -64,6 +64,10 @@ class InstructEdit:
     def frozen_encoders(self) -> dict[str, nn.Module]:
         return {"vae": self._parts.vae}
 
+    @property
+    def resting(self) -> list[nn.Module]:
+        return [self._parts.vae, *([self._parts.text_encoder] if self._encoded.is_filled else [])]
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups: list[dict[str, Any]] = [{"params": list(self._parts.unet.parameters())}]
         if self._recipe.adapter is not None:

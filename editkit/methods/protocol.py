@@ -45,6 +45,11 @@ class Method(Protocol):
         """The networks behind `encode`; their weights are part of the cache key."""
         ...
 
+    @property
+    def resting(self) -> list[nn.Module]:
+        """The networks that no step needs once the caches are filled; previews and evaluations do."""
+        ...
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimiser; a group without "lr" takes the recipe's."""
         ...

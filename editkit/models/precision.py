@@ -137,7 +137,7 @@ def describe_numerics(options: Train, device: torch.device, notes: Iterable[str]
         "compiled block by block": options.compile,
         "gradients checkpointed": options.gradient_checkpointing,
         "channels last": options.channels_last,
-        f"{options.offload} offloaded": options.offload != "none",
+        f"{options.offload} offloaded": options.offload in ("encoders", "base"),
     }
     if any(switched.values()):
         lines.append("also: " + ", ".join(what for what, on in switched.items() if on))

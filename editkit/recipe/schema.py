@@ -163,7 +163,9 @@ class Train(Section):
     # down by chance, so that they count on average.
     weights: Literal["fp32", "bf16", "bf16-stochastic"] = "fp32"
     base: Literal["fp32", "bf16", "int8", "nf4", "fp8"] = "fp32"  # how the frozen weights beside an adapter are stored
-    offload: Literal["none", "encoders", "base"] = "none"  # which frozen weights lie in a file until they are needed
+    # Which frozen weights lie in a file until they are needed: the encoders behind filled caches, or the base of an adapter
+    # too, layer by layer; auto = the encoders, where data.cache_latents fills a cache.
+    offload: Literal["auto", "none", "encoders", "base"] = "auto"
     attention: Literal["auto", "sdpa", "math", "flash", "efficient", "cudnn", "xformers", "flash-attn"] = "auto"
     compile: bool = False  # torch.compile, block by block; pays after some hundreds of steps
     gradient_checkpointing: bool = False

@@ -243,7 +243,7 @@ class BatchSource:
             # Encoders round differently in batches of another size, so these are filled up to the size of the first filling.
             count = self._encode_count(planned.bucket)
             full = [[wanted[i] for i in lost[start : start + count]] for start in range(0, len(lost), count)]
-            with awake(self._method.frozen_encoders.values(), self._device):
+            with awake(self._method.resting, self._device):
                 made = [e for some in full for e in self._made([*some, *(some[-1:] * (count - len(some)))])[: len(some)]]
             self._store.put({keys[i]: entry for i, entry in zip(lost, made, strict=True)})
             for i, entry in zip(lost, made, strict=True):

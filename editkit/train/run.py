@@ -161,8 +161,9 @@ class _Session:
             dataset = self._setup.train
             texts = (t for i in self._setup.all_usable for t in self._setup.method.texts_of(dataset[i]))
             self._setup.method.cache_texts(texts, self._store)
-        if self._setup.recipe.train.offload == "encoders":
-            park_all(self._setup.method.frozen_encoders.values())
+        recipe = self._setup.recipe
+        if recipe.train.offload != "none" and recipe.data.cache_latents:
+            park_all(self._setup.method.resting)
 
     def _log(self, line: Mapping[str, Any]) -> None:
         self._logged = line
@@ -282,8 +283,7 @@ def _sampling(setup: Setup) -> Generator[None, None, None]:
     """The numbers of the training, the encoders at hand, and nothing compiled: batches of samples have other shapes."""
     options = setup.recipe.train
     eager = torch.compiler.set_stance("force_eager") if options.compile else contextlib.nullcontext()
-    encoders = setup.method.frozen_encoders.values()
-    with computing(setup.device, options.precision, options.attention), eager, awake(encoders, setup.device):
+    with computing(setup.device, options.precision, options.attention), eager, awake(setup.method.resting, setup.device):
         yield
 
 

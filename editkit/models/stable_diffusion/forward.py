@@ -58,6 +58,11 @@ class TextStates:
         filled = fill(store, keys, lambda rows: self._encode([distinct[r] for r in rows]), TEXT_BATCH, "encoding the texts")
         print(f"texts: {filled}")
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether the store has what training asks for, so that the text encoder may rest."""
+        return self._store is not None
+
     def _key(self, text: str) -> str:
         return entry_key(content=[text.encode()], **self._key_parts)
 
