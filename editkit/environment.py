@@ -25,6 +25,7 @@ EXTRAS = {
         "bitsandbytes",
         "no 8-bit optimiser and no 4-bit base: about 3 GB more for a 1 B-parameter fine-tune",
     ),
+    "aiohttp": ("aiohttp", 'data sets behind http:// and https:// cannot be read; pip install "editkit[http]"'),
     "prodigyopt": ("prodigyopt", 'optim.name = "prodigy" is refused; pip install "editkit[optimizers]"'),
     "schedulefree": ("schedulefree", 'optim.name = "schedule_free" is refused; pip install "editkit[optimizers]"'),
     "flash-attn": ("flash_attn", "nothing on the CPU; on GPUs torch's own flash kernel is used instead"),
