@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
@@ -30,7 +31,7 @@ T = TypeVar("T")
 
 FORMAT = 1
 RESIDENT_BYTES = 4 * 2**30  # of a data set's row groups in memory
-ROW_BYTES = 2048  # of an example in memory beside its pictures and texts: dictionaries, objects
+ROW_BYTES = 1024  # of an example in memory beside what Arrow counts: a Python object for every value
 
 # What makes a data set that is not there yet; a dotted path, since this room does not know the builders.
 BUILD = "editkit.build"
@@ -200,13 +201,13 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """A row group as Python values: converting all of its rows at once takes a third of the time of one by one."""
+    """A row group as Python values, a list a column: converted at once, that takes a third of the time of row by row."""
 
-    values: list[dict[str, Any]]
+    columns: dict[str, list[Any]]  # of pictures their bytes
     nbytes: int
 
     def __getitem__(self, number: int) -> Mapping[str, Any]:
-        return self.values[number]
+        return {name: values[number] for name, values in self.columns.items()}
 
 
 def _file_system(where: str) -> tuple[Any, str]:
@@ -238,7 +239,13 @@ def _read_row_group(fs: Any, group: _Group) -> _Rows:
     # Threads read several groups at once already; Arrow's own would cost more than they bring.
     with _opened(fs, group.shard) as parquet:
         table = parquet.read_row_group(group.number, use_threads=False)
-    return _Rows(table.to_pylist(), table.nbytes + table.num_rows * ROW_BYTES)
+    columns = {}
+    for name in table.column_names:
+        column = table.column(name)
+        if pa.types.is_struct(column.type):
+            column = column.flatten()[column.type.get_field_index("bytes")]
+        columns[name] = column.to_pylist()
+    return _Rows(columns, table.nbytes + table.num_rows * ROW_BYTES)
 
 
 def _is_local(fs: Any) -> bool:
@@ -369,8 +376,8 @@ def _limited(dataset: Dataset[Any], limit: int) -> Dataset[Any]:
     return Limited(dataset, limit) if limit else dataset
 
 
-def _picture(cell: Mapping[str, Any], name: str) -> Picture:
-    return Picture(data=cell["bytes"] or b"", label=name)
+def _picture(data: bytes | None, name: str) -> Picture:
+    return Picture(data=data or b"", label=name)
 
 
 def _edit_pair(row: Mapping[str, Any]) -> EditPair:
