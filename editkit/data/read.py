@@ -216,7 +216,8 @@ def _file_system(where: str) -> tuple[Any, str]:
     except ValueError as error:
         raise UserError(f'{where}: found an unknown kind of URL; expected one that fsspec knows, such as "s3://..."') from error
     except ImportError as error:
-        raise UserError(f'{where}: needs a package that is missing ({error}); for http: pip install "editkit[http]"') from error
+        hint = '; pip install "editkit[http]"' if where.startswith("http") else ""
+        raise UserError(f"{where}: needs a package that is missing ({error}){hint}") from error
     return fs, root.rstrip("/")
 
 
