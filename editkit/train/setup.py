@@ -12,9 +12,10 @@ import torch
 
 from editkit.data.cache import weights_hash
 from editkit.data.check import audit_pictures
+from editkit.data.combine import Concatenated
 from editkit.data.examples import Dataset
 from editkit.data.prepare import PrepareParams
-from editkit.data.read import Concatenated, open_dataset
+from editkit.data.read import open_dataset
 from editkit.data.sampler import MixedStream, ShuffledStream, Stream
 from editkit.errors import UserError
 from editkit.methods import method_class

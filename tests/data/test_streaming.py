@@ -25,9 +25,10 @@ from editkit.build.pipeline import parquet_schema, to_row
 from editkit.cli import main
 from editkit.data import read
 from editkit.data.check import audit_pictures
+from editkit.data.combine import Concatenated
 from editkit.data.examples import CaptionedImage, EditPair, Example
 from editkit.data.pictures import Picture
-from editkit.data.read import Concatenated, ParquetDataset, open_dataset
+from editkit.data.read import ParquetDataset, open_dataset
 from editkit.data.sampler import ShuffledStream
 from editkit.errors import UserError
 from tests.tiny import encoded, picture
