@@ -65,6 +65,7 @@ EXTRAS = {
     ),
     "prodigyopt": Extra("prodigyopt", 'optim.name = "prodigy" is refused', 'pip install "editkit[optimizers]"'),
     "schedulefree": Extra("schedulefree", 'optim.name = "schedule_free" is refused', 'pip install "editkit[optimizers]"'),
+    "aiohttp": Extra("aiohttp", "data sets behind http:// and https:// cannot be read", 'pip install "editkit[http]"'),
 }
 
 

@@ -18,13 +18,15 @@ class Fit:
 
     Attributes:
         key: the example's.
+        picture: which of the example's pictures, in the method's order, from 0; the last is the result.
         size: of the picture, px.
-        bucket: number of the bucket.
+        bucket: number of the bucket, which the result picture decides.
         scale: factor on its sides; above 1 it is made larger than it is.
         cropped: share of its area that is cut off.
     """
 
     key: str
+    picture: int
     size: Size
     bucket: int
     scale: float
@@ -51,7 +53,7 @@ def make_buckets(sides: Sequence[int], step: int, max_aspect: float) -> list[Siz
         for width in range(step, side * side // step + 1, step):
             height = side * side // width // step * step
             if height and max(width, height) / min(width, height) <= max_aspect + 1e-9:
-                found[(width, height)] = None
+                found[(width, height)] = found[(height, width)] = None  # what fits upright fits lying
     return sorted(found, key=lambda size: (_closest_side(size, sides), size[0], size[1]))
 
 
@@ -82,5 +84,5 @@ def choose_bucket(size: Size, buckets: Sequence[Size]) -> int:
 
 
 def batch_sizes(buckets: Sequence[Size], resolution: int, batch_size: int) -> list[int]:
-    """Examples a batch in every bucket: as many pixels as `batch_size` squares of `resolution`, and at least one example."""
-    return [max(1, round(batch_size * resolution * resolution / (width * height))) for width, height in buckets]
+    """Examples a batch in every bucket: at most the pixels of `batch_size` squares of `resolution`, but at least one."""
+    return [max(1, batch_size * resolution * resolution // (width * height)) for width, height in buckets]

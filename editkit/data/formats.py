@@ -60,6 +60,7 @@ class RowDataset:
     ) -> None:
         assert spec.read is not None
         self._spec = spec
+        self._layout = spec.read.layout
         self._columns = spec.read.columns
         self._rows = rows
         self._open = open_cell
@@ -84,7 +85,7 @@ class RowDataset:
                 raise UserError(f'{self._spec.name}: [read.columns] {name}: found no column "{column}"; {hint}')
 
     def _key(self, index: int) -> str:
-        column = self._columns.key
+        column = self._columns.key or ("key" if self._layout == "pairs" else "")
         return str(self._rows[index][column]) if column else f"{index:06d}"
 
     def _is_test(self, index: int) -> bool:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from editkit.errors import UserError
 
 MAX_PIXELS = 100_000_000
+TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # where a PNG may have one
 
 
 class PictureError(UserError):
@@ -70,9 +72,20 @@ class Picture:
         return data
 
     def size(self) -> tuple[int, int]:
-        """(width, height) as stored, from the header alone."""
-        with self._header() as image:
+        """(width, height) in px as `open` shows it, upright; pixels are decoded only where metadata may follow them.
+
+        Raises:
+            PictureError: as `open`, as far as the header shows it.
+        """
+        image = self._header()
+        # Pillow decodes a whole PNG to look for an orientation behind the pixels; most have none at all.
+        if image.format == "PNG" and not any(mark in self.read_bytes() for mark in PNG_ORIENTATION):
             return image.size
+        try:
+            turned = image.getexif().get(ExifTags.Base.Orientation) in TURNED
+        except (OSError, ValueError, SyntaxError, IndexError, EOFError) as error:
+            raise PictureError(self.name, f"is damaged or cut short ({error})") from error
+        return (image.height, image.width) if turned else image.size
 
     def _header(self) -> Image.Image:
         data = self.read_bytes()

@@ -73,7 +73,7 @@ class Buckets(Section):
 class Mixed(Section):
     """A further data set that training draws from."""
 
-    train: str  # a data spec (*.toml) or a data-set folder
+    train: str  # a data spec (*.toml), a data-set folder, or the URL of one
     weight: PositiveFloat  # examples drawn from it for each one from `data.train`
 
 

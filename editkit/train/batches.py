@@ -40,7 +40,6 @@ class Taken:
         planned: which examples they are.
         samples: examples of all processes together.
         waited: seconds that the training stood still for the pictures.
-        texts: the drawn phrasings, for a report of what went wrong.
     """
 
     batch: Batch

@@ -29,13 +29,13 @@ def check(what: str, *, json: bool = False) -> int:
     """Checks and prints.
 
     Args:
-        what: a recipe, a data spec or a data-set folder.
+        what: a recipe, a data spec, a data-set folder or its URL.
         json: print JSON instead of tables.
 
     Returns:
         0 = nothing found, 1 = something found.
     """
-    if _is_recipe(Path(what)):
+    if "://" not in what and _is_recipe(Path(what)):
         facts = check_recipe(what)
         _show(facts, json)
         return 0

@@ -135,7 +135,7 @@ class _Session:
         trainer = self._trainer
         for line in [self._header, *self._setup.numerics, *self._survey.lines()]:
             print(line)
-        if len(self._survey.buckets) > 1 and self.layout.rank == 0:
+        if self.layout.rank == 0:
             self._survey.write(self._run / "data.csv")
         hooks = Hooks(self._log, self._record.pace, self._save, self._preview, self._failed, self._roll_back, self._snapshot)
         try:

@@ -12,9 +12,10 @@ import torch
 
 from editkit.data.cache import weights_hash
 from editkit.data.check import audit_pictures
+from editkit.data.combine import Concatenated
 from editkit.data.examples import Dataset
 from editkit.data.prepare import PrepareParams
-from editkit.data.read import Concatenated, open_dataset
+from editkit.data.read import open_dataset
 from editkit.data.sampler import MixedStream, ShuffledStream, Stream
 from editkit.errors import UserError
 from editkit.methods import method_class
@@ -57,14 +58,16 @@ def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
     networks = family(recipe.model.family)
     model_options = options(recipe.model, networks.Options, "model", source)
     on_first(lambda: _build_what_is_missing(recipe))
-    places = [recipe.data.train, *(m.train for m in recipe.data.mix)]
-    parts = [open_dataset(place, "train", limit=recipe.data.limit) for place in places]
+    places = _places(recipe)
+    parts = [open_dataset(place, "train", limit=recipe.data.limit) for place in places.values()]
     test_set = open_dataset(recipe.data.test or recipe.data.train, "test")
     usable = []
     start = 0
-    for place, part in zip(places, parts, strict=True):
-        _check_kind(recipe, kind, part, place)
+    for (key, place), part in zip(places.items(), parts, strict=True):
+        _check_kind(recipe, kind, part, f'{source.place(key) if source else "recipe"}: {".".join(key)} = "{place}"')
         found = audit_pictures(part, recipe.data.max_skipped)
+        if not found:
+            raise UserError(f"{place}: found no example whose pictures can be read")
         if len(found) < len(part):
             print(f"{place}: {len(part) - len(found)} of {len(part)} examples are skipped: their pictures cannot be read")
         usable.append([start + i for i in found])
@@ -84,8 +87,14 @@ def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
 
 
 def _build_what_is_missing(recipe: Recipe) -> None:
-    for place in (recipe.data.train, *(m.train for m in recipe.data.mix)):
+    for place in _places(recipe).values():
         open_dataset(place, "train")
+
+
+def _places(recipe: Recipe) -> dict[tuple[str, ...], str]:
+    """The training data sets by the keys that name them."""
+    mixed = {("data", "mix", str(number), "train"): m.train for number, m in enumerate(recipe.data.mix)}
+    return {("data", "train"): recipe.data.train, **mixed}
 
 
 def check_recipe(recipe_path: str) -> dict[str, Any]:
@@ -135,7 +144,7 @@ def make_stream(setup: Setup) -> Stream:
     streams: list[Stream] = []
     for number, (part, usable) in enumerate(zip(parts, setup.usable, strict=True)):
         # Row groups count only where all of their rows do.
-        groups = getattr(part, "group_sizes", []) if len(usable) == len(part) and not recipe.data.limit else []
+        groups = getattr(part, "group_sizes", []) if len(usable) == len(part) else []
         window = recipe.data.window or getattr(part, "window", 0)
         streams.append(ShuffledStream(len(usable), recipe.seed + number, groups, window))
     if len(streams) == 1:

@@ -18,19 +18,22 @@ from editkit.methods.protocol import Method
 from editkit.progress import progress
 from editkit.recipe.schema import Data
 
-BLOCK = 512  # examples in flight, so that memory does not grow with the data set
+CHUNK = 64  # examples that a thread looks at in one go: handing them over one by one took as long as looking
+BLOCK = 16  # chunks in flight, so that memory does not grow with the data set
+
+Seen = tuple[tuple[bytes, ...], list[Fit]]  # an example's hashes, and what happens to each of its pictures
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known of every usable example; all lists have one entry each.
+    """What is known of every usable example; all lists but the last have one entry each.
 
     Attributes:
         usable: numbers of the examples in the data set.
         buckets: sizes in px.
         bucket_of: the number of the bucket.
         content: SHA-256 of the bytes of each of the example's pictures.
-        fits: what happens to the example's result picture.
+        fits: what happens to each picture, example by example.
     """
 
     usable: Sequence[int]
@@ -56,16 +59,18 @@ class Survey:
         return lines
 
     def write(self, path: Path) -> None:
-        """One line a picture: key, size, bucket, scale, share of the area that is cut off."""
+        """One line a picture: key, which of the example's pictures, size, bucket, scale, share of the area cut off."""
+        columns = ["key", "picture", "width_px", "height_px", "bucket_width_px", "bucket_height_px", "scale", "cropped"]
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["key", "width_px", "height_px", "bucket_width_px", "bucket_height_px", "scale", "cropped"])
+            writer.writerow(columns)
             for f in self.fits:
-                writer.writerow([f.key, *f.size, *self.buckets[f.bucket], f"{f.scale:.4f}", f"{f.cropped:.4f}"])
+                row = [f.key, f.picture, *f.size, *self.buckets[f.bucket], f"{f.scale:.4f}", f"{f.cropped:.4f}"]
+                writer.writerow(row)
 
 
 def survey(dataset: Dataset[Any], usable: Sequence[int], method: Method, data: Data) -> Survey:
-    """Reads every picture's bytes once: hashes them and looks at the size in the header; nothing is decoded.
+    """Reads every picture's bytes once: hashes them and looks at the size in the header; no pixels are decoded.
 
     Args:
         dataset: the training examples.
@@ -77,19 +82,24 @@ def survey(dataset: Dataset[Any], usable: Sequence[int], method: Method, data: D
     if data.buckets is not None:
         table = make_buckets(data.buckets.sides, data.buckets.step, data.buckets.max_aspect)
 
-    def look(index: int) -> tuple[tuple[bytes, ...], Fit]:
-        example = dataset[index]
-        pictures = method.pictures_of(example)
-        content = tuple(hashlib.sha256(p.read_bytes()).digest() for p in pictures)
-        size = pictures[-1].size()
-        bucket = choose_bucket(size, table)
-        return content, Fit(example.key, size, bucket, *fit(size, table[bucket]))
+    def look(chunk: Sequence[int]) -> list[Seen]:
+        return [_look(dataset[index], method, table) for index in chunk]
 
-    found: list[tuple[tuple[bytes, ...], Fit]] = []
+    chunks = [usable[start : start + CHUNK] for start in range(0, len(usable), CHUNK)]
+    found: list[Seen] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress(len(usable), "reading the pictures' sizes") as bar:
-        for start in range(0, len(usable), BLOCK):
-            block = list(pool.map(look, usable[start : start + BLOCK]))
-            found += block
-            bar.advance(len(block))
+        for start in range(0, len(chunks), BLOCK):
+            for seen in pool.map(look, chunks[start : start + BLOCK]):
+                found += seen
+                bar.advance(len(seen))
     contents, fits = zip(*found, strict=True)
-    return Survey(list(usable), table, [f.bucket for f in fits], contents, fits)
+    return Survey(list(usable), table, [f[-1].bucket for f in fits], contents, [f for some in fits for f in some])
+
+
+def _look(example: Any, method: Method, table: Sequence[Size]) -> Seen:
+    pictures = method.pictures_of(example)
+    content = tuple(hashlib.sha256(p.read_bytes()).digest() for p in pictures)
+    sizes = [p.size() for p in pictures]
+    bucket = choose_bucket(sizes[-1], table) if len(table) > 1 else 0
+    fits = [Fit(example.key, number, size, bucket, *fit(size, table[bucket])) for number, size in enumerate(sizes)]
+    return content, fits

@@ -86,3 +86,40 @@ def test_a_real_bomb_is_refused() -> None:
     image = Image.new("1", (40_000, 40_000))
     with pytest.raises(PictureError, match="million pixels"):
         Picture(data=encoded(image)).open()
+
+
+def turned_png(tmp_path: Path, after_the_pixels: bool) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    stream = io.BytesIO()
+    picture("red", (40, 20)).save(stream, "PNG", exif=exif)
+    data = stream.getvalue()
+    if after_the_pixels:
+        start = data.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        last = data.index(b"IEND") - 4
+        data = data[:start] + data[end:last] + data[start:end] + data[last:]
+    return data
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_the_size_is_that_of_the_opened_picture(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stream = io.BytesIO()
+    picture("red", (40, 20)).save(stream, kind, exif=exif)
+    found = Picture(data=stream.getvalue())
+    assert found.size() == found.open().size == ((20, 40) if orientation > 4 else (40, 20))
+
+
+@pytest.mark.parametrize("after_the_pixels", [False, True])
+def test_a_png_that_says_its_orientation_anywhere_is_upright(tmp_path: Path, after_the_pixels: bool) -> None:
+    found = Picture(data=turned_png(tmp_path, after_the_pixels))
+    assert found.size() == found.open().size == (20, 40)
+
+
+def test_the_size_of_a_plain_png_takes_no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Picture(data=encoded(picture("red", (400, 300))))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("pixels were decoded"))
+    assert found.size() == (400, 300)
