@@ -34,23 +34,32 @@ class Work:
     moved: int
     operations: int
 
+    def __add__(self, other: Work) -> Work:
+        flops = {k: self.flops.get(k, 0) + other.flops.get(k, 0) for k in self.flops | other.flops}
+        return Work(flops, self.moved + other.moved, self.operations + other.operations)
+
 
 class Ledger(TorchDispatchMode):
     """Follows memory and work while it is on, inside a `FakeTensorMode`.
 
     What only real tensors take part in, such as the drawn noise levels, is computed for real; so is every decision that depends
     on it. A mask over fake tensors is real then, and what it picks is counted exactly.
+
+    Args:
+        there: tensors that exist already and are counted elsewhere.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, there: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()
         self.live = 0
         self.peak = 0
         self._flops: dict[str, int] = {}
         self._moved = 0
         self._operations = 0
-        self._events: list[tuple[int, int]] = []  # (storage, + its bytes or - them), in their order
-        self._known: dict[int, weakref.ref] = {}
+        self.events: list[tuple[int, int]] = []  # (number of the storage, its bytes or - its bytes), in their order
+        self._known: dict[int, tuple[weakref.ref, int]] = {}  # address -> storage, its number
+        self._storages = 0
+        self._there = {t.untyped_storage()._cdata for t in there}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = [t for t in tree_leaves((args, kwargs or {})) if isinstance(t, torch.Tensor)]
@@ -76,32 +85,34 @@ class Ledger(TorchDispatchMode):
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
-        if key in self._known:
+        if key in self._known or key in self._there:
             return
-        nbytes = storage.nbytes()
+        nbytes, number = storage.nbytes(), self._storages
+        self._storages += 1
 
         def ended(_: Any) -> None:
             del self._known[key]
             self.live -= nbytes
-            self._events.append((key, -nbytes))
+            if nbytes:
+                self.events.append((number, -nbytes))
 
-        self._known[key] = weakref.ref(storage, ended)
+        self._known[key] = (weakref.ref(storage, ended), number)
         self.live += nbytes
         self.peak = max(self.peak, self.live)
-        self._events.append((key, nbytes))
+        if nbytes:
+            self.events.append((number, nbytes))
 
     def work(self) -> Work:
         """Of everything since the ledger was made."""
         return Work(dict(self._flops), self._moved, self._operations)
 
     def at_peak(self, tensors: Iterable[torch.Tensor]) -> tuple[int, int]:
-        """The most bytes that were alive at once, and those of them that belonged to these tensors (the gradients)."""
-        born = {t.untyped_storage()._cdata for t in tensors}
-        live = most = of_these = theirs = 0
-        last = {key: i for i, (key, nbytes) in enumerate(self._events) if nbytes > 0}  # an address may be used again
-        for i, (key, nbytes) in enumerate(self._events):
+        """The most bytes that were alive at once, and those of them that belonged to these living tensors (the gradients)."""
+        chosen = {self._known[t.untyped_storage()._cdata][1] for t in tensors}
+        live = most = theirs = of_these = 0
+        for number, nbytes in self.events:
             live += nbytes
-            theirs += nbytes if key in born and last[key] == i else 0
+            theirs += nbytes if number in chosen else 0
             if live > most:
                 most, of_these = live, theirs
         return most, of_these
