@@ -9,9 +9,10 @@ the driver's own memory and fragmentation.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from editkit.data.buckets import batch_sizes, make_buckets
 from editkit.data.draws import Draws
@@ -86,13 +88,14 @@ class Estimate:
         """Whether the devices have that much; processes on CPUs share one memory."""
         return self.peak * (self.processes if self.machine.device == "cpu" else 1) <= self.machine.memory
 
-    def line(self) -> str:
-        """What `editkit train` says before long work."""
-        end = datetime.now() + timedelta(seconds=self.seconds_a_step * self.steps)
+    def line(self, done: int = 0) -> str:
+        """What `editkit train` says before long work, with `done` steps behind it."""
+        left = self.seconds_a_step * (self.steps - done)
+        end = datetime.now() + timedelta(seconds=left)
         long = end.date() != datetime.now().date()
         text = (
             f"expected: {self.peak / GIB:.2f} GiB at the peak{' of each process' if self.processes > 1 else ''}, "
-            f"{_duration(self.seconds_a_step)} a step, about {_duration(self.seconds_a_step * self.steps)} of steps, "
+            f"{_duration(self.seconds_a_step)} a step, about {_duration(left)} of steps, "
             f"until {end:{'%a %d %b %H:%M' if long else '%H:%M'}}"
         )
         if not self.fits:
@@ -145,17 +148,29 @@ def estimates(
 ) -> list[Estimate]:
     """The same for several machines from one pass; where it does not fit, with what to change, best first."""
     dataset = dataset or open_dataset(recipe.data.train, "train", limit=recipe.data.limit)
-    traced = _trace(recipe, source, dataset)
-    found = [_settle(recipe, m, traced, dataset) for m in machines]
-    changed: list[tuple[str, Recipe, _Traced]] | None = None
-    for i, one in enumerate(found):
+    passes: dict[bool, _Traced] = {}  # by whether attention is fused
+    changed: dict[bool, list[tuple[str, Recipe, _Traced]]] = {}
+    found = []
+    for machine in machines:
+        fused = machine.device != "cpu"
+        traced = passes[fused] if fused in passes else passes.setdefault(fused, _trace(recipe, source, dataset, fused))
+        one = _settle(recipe, machine, traced, dataset)
         if not one.fits:
-            changed = changed if changed is not None else _changed(recipe, source, dataset)
-            found[i] = _with_changes(one, recipe, traced, changed, dataset)
+            others = changed[fused] if fused in changed else changed.setdefault(fused, _changed(recipe, source, dataset, fused))
+            one = _with_changes(one, recipe, traced, others, dataset)
+        found.append(one)
     return found
 
 
-def _trace(recipe: Recipe, source: Source | None, dataset: Dataset[Any]) -> _Traced:
+@contextlib.contextmanager
+def _numbers(recipe: Recipe, fused: bool) -> Generator[None, None, None]:
+    """The run's autocast and attention; an accelerator has a fused kernel, whose saved tensors are those of the CPU's own."""
+    kernel = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]) if fused else contextlib.nullcontext()
+    with computing(CPU, recipe.train.precision), kernel:
+        yield
+
+
+def _trace(recipe: Recipe, source: Source | None, dataset: Dataset[Any], fused: bool) -> _Traced:
     example = dataset[0]
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     networks, kind = family(recipe.model.family), method_class(recipe.method.name)
@@ -174,7 +189,7 @@ def _trace(recipe: Recipe, source: Source | None, dataset: Dataset[Any]) -> _Tra
     width, height, count = _largest_batch(recipe)
 
     def batch_of(number: int) -> tuple[Batch, Ledger]:
-        with mode, computing(CPU, recipe.train.precision), torch.no_grad():
+        with mode, _numbers(recipe, fused), torch.no_grad():
             pixels = torch.empty(number, pictures, 3, height, width, dtype=torch.uint8)
             with Ledger([pixels]) as ledger:
                 batch = method.encode(pixels)
@@ -188,7 +203,7 @@ def _trace(recipe: Recipe, source: Source | None, dataset: Dataset[Any]) -> _Tra
     draws = Draws(recipe.seed, range(count))
     method.trainable.train()
     with mode, Ledger(tensors) as ledger:
-        with computing(CPU, recipe.train.precision):
+        with _numbers(recipe, fused):
             loss = method.loss(batch, draws)
             loss.value.backward()
         del loss
@@ -205,7 +220,7 @@ def _trace(recipe: Recipe, source: Source | None, dataset: Dataset[Any]) -> _Tra
         sampled = min(recipe.evaluate.batch_size, max(24, recipe.evaluate.pairs, recipe.evaluate.preview_pairs))
         shown, _ = batch_of(sampled)
         method.trainable.eval()
-        with mode, computing(CPU, recipe.train.precision), torch.no_grad(), preview:
+        with mode, _numbers(recipe, fused), torch.no_grad(), preview:
             rehearse(shown)
     trained = {n: p for n, p in method.trainable.named_parameters() if p.requires_grad}
     return _Traced(
@@ -286,7 +301,8 @@ def _settle(recipe: Recipe, machine: Machine, traced: _Traced, dataset: Dataset[
         parts.append(Component("gradient buckets" if recipe.parallel.layout == "ddp" else "gathered blocks", extra, "computed"))
     if machine.device == "cpu":
         parts += [
-            Component("interpreter and libraries", _libraries(), "measured"),
+            Component("interpreter and libraries", _measured("libraries_MiB"), "measured"),
+            Component("what they add when first used, and kernels' workspaces", _measured("first_use_MiB"), "calibrated"),
             Component("rows of the data set", _resident_rows(dataset), "computed"),
         ]
     there = sum(c.bytes for c in parts)
@@ -351,8 +367,8 @@ def _names_left(events: Iterable[tuple[Any, int]]) -> list[Any]:
     return list(alive)
 
 
-def _libraries() -> int:
-    return int(json.loads(MEASURED.read_text(encoding="utf-8"))["libraries_MiB"] * MIB)
+def _measured(what: str) -> int:
+    return int(json.loads(MEASURED.read_text(encoding="utf-8"))[what] * MIB)
 
 
 def _resident_rows(dataset: Dataset[Any]) -> int:
@@ -377,7 +393,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _changed(recipe: Recipe, source: Source | None, dataset: Any) -> list[tuple[str, Recipe, _Traced]]:
+def _changed(recipe: Recipe, source: Source | None, dataset: Any, fused: bool) -> list[tuple[str, Recipe, _Traced]]:
     """Recipes whose pass takes less, with that pass."""
     train = recipe.train
     tried: list[tuple[str, dict[str, Any]]] = []
@@ -390,7 +406,7 @@ def _changed(recipe: Recipe, source: Source | None, dataset: Any) -> list[tuple[
         tried.append(("train.gradient_checkpointing = true", {"train": _with(train, gradient_checkpointing=True)}))
     if recipe.adapter is None:
         tried.append(('an [adapter], such as name = "lora"', {"adapter": Adapter()}))
-    return [(setting, other, _trace(other, source, dataset)) for setting, v in tried for other in [_with(recipe, **v)]]
+    return [(setting, other, _trace(other, source, dataset, fused)) for setting, v in tried for other in [_with(recipe, **v)]]
 
 
 def _with(section: Any, **values: Any) -> Any:
