@@ -1,10 +1,10 @@
 """What a training will take before it begins: peak memory of a device by component, and seconds a step.
 
-Computed: the networks' parameters, gradients, optimiser state, averages, and a pass of the method's own loss over fake tensors
-(`editkit.train.tracing`), which gives activations, gradients, operations and their sizes. On the CPU what the C library keeps of
-freed memory is replayed (`editkit.train.heap`). Measured: what the interpreter and the libraries take (`measured.json`), and the
-machine's speed (`editkit.train.machines`). Left out: the workspaces inside a kernel, the judge of a preview, and on accelerators
-the driver's own memory and fragmentation.
+Computed: the networks' parameters, gradients, optimiser state, averages, and a pass of the method's own loss over fake
+tensors (`editkit.train.tracing`), which gives activations, gradients, operations and their sizes. On the CPU what the C
+library keeps of freed memory is replayed (`editkit.train.heap`). Measured: what the interpreter and the libraries take
+(`measured.json`), and the machine's speed (`editkit.train.machines`). Left out: the workspaces inside a kernel, the judge
+of a preview, and on accelerators the driver's own memory and fragmentation.
 """
 
 from __future__ import annotations

@@ -45,4 +45,6 @@ def _print_changes(e: Estimate, console: Console) -> None:
     if e.changes:
         console.print(f"to fit into {e.machine.name}:", soft_wrap=True, highlight=False)
         for change in e.changes:
-            console.print(f"  {change.setting}: {change.saves / MIB:,.0f} MiB less", markup=False, soft_wrap=True, highlight=False)
+            console.print(
+                f"  {change.setting}: {change.saves / MIB:,.0f} MiB less", markup=False, soft_wrap=True, highlight=False
+            )

@@ -1,10 +1,10 @@
 """What the C library keeps of freed memory: glibc's malloc, replayed over the sizes that a training asks for.
 
-Blocks of at least a threshold are mapped one by one and given back when they are freed. The threshold begins at 128 kB and rises
-to the size of every mapped block that is freed, up to 32 MiB (`man mallopt`, M_MMAP_THRESHOLD), so that the tensors of a network
-soon all lie in one heap: the best-fitting hole is taken, neighbouring holes become one, and only what is free at the top is given
-back, where it is more than twice the threshold. Everything below stays resident. Thread arenas are left out: tensors of a step
-are made by the main thread and by autograd's, and freed by either.
+Blocks of at least a threshold are mapped one by one and given back when they are freed. The threshold begins at 128 kB and
+rises to the size of every mapped block that is freed, up to 32 MiB (`man mallopt`, M_MMAP_THRESHOLD), so that the tensors
+of a network soon all lie in one heap: the best-fitting hole is taken, neighbouring holes become one, and only what is free
+at the top is given back, where it is more than twice the threshold. Everything below stays resident. Thread arenas are left
+out: tensors of a step are made by the main thread and by autograd's, and freed by either.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A pass of a method's loss without its numbers: what memory it takes, how much it computes, how much it moves.
 
-Networks are made on the meta device and then stand as torch's fake tensors of the CPU, which have shapes and types alone, so that
-autocast, attention and gradient checkpointing go the ways that they go in a run. Every storage that an operation makes is
-followed from its birth to its end.
+Networks are made on the meta device and then stand as torch's fake tensors of the CPU, which have shapes and types alone,
+so that autocast, attention and gradient checkpointing go the ways that they go in a run. Every storage that an operation
+makes is followed from its birth to its end.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def to_fake(modules: Iterable[nn.Module], mode: FakeTensorMode) -> None:
         for place in (module._parameters, module._buffers):
             for name, tensor in place.items():
                 if tensor is not None:
-                    place[name] = fake(tensor)
+                    place[name] = fake(tensor)  # ty: ignore[invalid-assignment]
 
 
 def gradients(module: nn.Module) -> Iterator[torch.Tensor]:

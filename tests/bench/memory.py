@@ -1,8 +1,9 @@
 """What lab recipes really take here: `python -m tests.bench.memory [--rows NAME ...] [--steps N]`. Figures, no assertions.
 
-Every row is a child process that trains a few real steps: its own data set, caches, checkpoint and preview. The kernel's resident
-peak is read and reset between the phases. The rows are kept in `editkit/train/measured.json`, from which `editkit.train.estimate`
-takes the base line of the libraries and the pace of this kind of machine, and against which its test compares the estimates.
+Every row is a child process that trains a few real steps: its own data set, caches, checkpoint and preview. The kernel's
+resident peak is read and reset between the phases. The rows are kept in `editkit/train/measured.json`, from which
+`editkit.train.estimate` takes the base line of the libraries and the pace of this kind of machine, and against which its
+test compares the estimates.
 """
 
 from __future__ import annotations

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from editkit.data.draws import Draws
+from editkit.models.precision import computing
 from editkit.recipe.load import load_recipe
 from editkit.train.estimate import GIB, estimate, estimates, optimizer_bytes
 from editkit.train.heap import Heap
@@ -71,7 +76,10 @@ def test_parameters_gradients_and_the_state_are_those_of_the_real_run(recipe_of,
 def test_state_bytes_are_those_that_the_optimiser_keeps(name: str) -> None:
     if name in ("prodigy", "schedule_free"):
         pytest.importorskip({"prodigy": "prodigyopt", "schedule_free": "schedulefree"}[name])
-    recipe, _ = load_recipe(str(ROOT / "recipes" / "instructpix2pix.toml"), [f"optim.name={name}", "optim.lr=1.0", "optim.schedule=constant", "train.ema_decay=0.0"])
+    recipe, _ = load_recipe(
+        str(ROOT / "recipes" / "instructpix2pix.toml"),
+        [f"optim.name={name}", "optim.lr=1.0", "optim.schedule=constant", "train.ema_decay=0.0"],
+    )
     net = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.ModuleDict({"lin": torch.nn.Linear(70, 80)})])})
     named = dict(net.named_parameters())
     optimizer = make_optimizer([{"params": list(named.values())}], recipe.optim, named)
@@ -92,18 +100,15 @@ def test_activations_fall_with_the_batch_and_with_checkpointing(recipe_of) -> No
 
 
 def test_saved_bytes_are_those_that_a_real_pass_keeps(recipe_of) -> None:
-    from editkit.data.draws import Draws
-    from editkit.models.precision import computing
-
     recipe = recipe_of("train.precision=fp32")
     setup = prepare_run(recipe, None)
     batch = setup.method.encode(torch.zeros(4, 2, 3, 64, 64, dtype=torch.uint8)) | {"text": ["a red hat"] * 4}
     batch = {k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
     kept: dict[int, torch.Tensor] = {}
     setup.method.trainable.train()
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.untyped_storage()._cdata, t), lambda t: t):
-        with computing(setup.device, "fp32"):
-            setup.method.loss(batch, Draws(0, range(4)))
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.untyped_storage()._cdata, t), lambda t: t)
+    with hooks, computing(setup.device, "fp32"):
+        setup.method.loss(batch, Draws(0, range(4)))
     weights = {p.untyped_storage()._cdata for p in setup.method.trainable.parameters()}
     real = sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights)
     found = estimate(recipe, Machine("c", "cpu", 2**40, {"float32": 1e12}, 1e11, 0.0, "made up"))
@@ -120,7 +125,10 @@ def test_what_does_not_fit_says_what_to_change_best_first(recipe_of) -> None:
 
 
 def test_sharding_divides_what_is_trained(recipe_of) -> None:
-    alone, sharded = estimates(recipe_of(), [SMALL])[0], estimates(recipe_of("parallel.processes=4", "parallel.layout=fsdp"), [SMALL])[0]
+    alone, sharded = (
+        estimates(recipe_of(), [SMALL])[0],
+        estimates(recipe_of("parallel.processes=4", "parallel.layout=fsdp"), [SMALL])[0],
+    )
     assert part(sharded, "optimiser state") == part(alone, "optimiser state") // 4
     assert part(sharded, "gathered blocks") > 0
     assert part(estimates(recipe_of("parallel.processes=2"), [SMALL])[0], "gradient buckets") == part(alone, "weights, trained")
@@ -145,24 +153,22 @@ def test_a_heap_holds_at_least_what_is_alive_and_its_blocks_do_not_overlap(calls
             heap.allocate(number, size)
             alive[number] = size
         spans = sorted(heap._blocks[n] for n in alive if heap._blocks[n][0] >= 0)
-        assert all(a[0] + a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a[0] + a[1] <= b[0] for a, b in itertools.pairwise(spans))
         assert sum(alive.values()) <= heap.resident <= heap.peak
 
 
 def test_one_real_run_in_a_child_takes_about_what_is_said(recipe_of, tiny_sd: Path) -> None:
-    import subprocess
-
     code = "import json, sys; from tests.bench.memory import run_row; print(json.dumps(run_row(*json.loads(sys.argv[1]))))"
     recipe_of()
     wanted = [f"model.base={tiny_sd}", "data.train=pairs.toml", "train.batch_size=4", "data.workers=0"]
     argument = json.dumps([str(ROOT / "recipes" / "instructpix2pix.toml"), wanted, 2])
-    import os
-
     done = subprocess.run(
         [sys.executable, "-c", code, argument], capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout.splitlines()[-1])["peak_MiB"]
-    said = estimate(recipe_of("data.workers=0"), Machine("c", "cpu", 2**40, {"float32": 1e12}, 1e11, 0.0, "made up")).peak / 2**20
+    said = (
+        estimate(recipe_of("data.workers=0"), Machine("c", "cpu", 2**40, {"float32": 1e12}, 1e11, 0.0, "made up")).peak / 2**20
+    )
     assert said == pytest.approx(measured, rel=0.3)
