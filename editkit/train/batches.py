@@ -26,7 +26,9 @@ from editkit.models.precision import computing
 from editkit.recipe.schema import Recipe
 from editkit.train.survey import Survey
 
-ENCODE_BATCH = 64  # squares of `data.resolution`
+# What an encoder says of a picture depends in its last bits on how many stand beside it, so every batch of a size has the
+# same number, filled up where less is missing: what a killed run left half done comes out like what was never stopped.
+ENCODE_PIXELS, ENCODE_BATCH = 64 * 64 * 64, 64  # pixels and examples that are encoded together at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +188,12 @@ class BatchSource:
             wanted = [(row, view) for view in range(self._num_views) for row in rows]
             if not wanted:
                 continue
-            count = max(1, ENCODE_BATCH * self._recipe.data.resolution**2 // (size[0] * size[1]))
             summaries.append(
                 fill(
                     self._store,
                     [self._key(row, view) for row, view in wanted],
                     lambda numbers, wanted=wanted: self._made([wanted[n] for n in numbers]),
-                    batch_size=count,
+                    batch_size=self._encoded_at_once(size),
                     label=f"encoding {size[0]} x {size[1]} px",
                 )
             )
@@ -223,8 +224,17 @@ class BatchSource:
     def _made(self, wanted: Sequence[tuple[int, int]]) -> list[dict[str, torch.Tensor]]:
         size = self._survey.buckets[self._survey.bucket_of[wanted[0][0]]]
         opened = [self._open(self._dataset[self._survey.usable[row]], self._view(row, number), size) for row, number in wanted]
-        encoded = {name: tensor.cpu() for name, tensor in self._encode(torch.stack(opened)).items()}
-        return [{name: tensor[i].clone() for name, tensor in encoded.items()} for i in range(len(wanted))]
+        count = self._encoded_at_once(size)
+        made = []
+        for start in range(0, len(opened), count):
+            part = opened[start : start + count]
+            full = torch.stack([part[i % len(part)] for i in range(count)])
+            encoded = {name: tensor.cpu() for name, tensor in self._encode(full).items()}
+            made += [{name: tensor[i].clone() for name, tensor in encoded.items()} for i in range(len(part))]
+        return made
+
+    def _encoded_at_once(self, size: tuple[int, int]) -> int:
+        return min(ENCODE_BATCH, max(1, ENCODE_PIXELS // (size[0] * size[1])))
 
     def _look_up(self, planned: Planned, views: Sequence[int]) -> Batch:
         assert self._store is not None
