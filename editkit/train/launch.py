@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 
 from editkit.errors import UserError
 
+START = "spawn"  # a fork cannot use an accelerator that its parent has touched
 GRACE_S = 5  # for the others to end when one is lost
 
 
@@ -34,13 +35,13 @@ def launch(processes: int, work: Callable[..., object], *arguments: Any) -> None
         UserError: a process was lost or failed; the others were ended.
         KeyboardInterrupt: the processes were asked to stop, and did.
     """
-    mistakes = mp.get_context("spawn").SimpleQueue()
+    mistakes = mp.get_context(START).SimpleQueue()
     context = mp.start_processes(
         _child,
         args=(processes, _free_port(), mistakes, work, arguments),
         nprocs=processes,
         join=False,
-        start_method="spawn",
+        start_method=START,
     )
     asked = False
     codes: list[Any] = []

@@ -67,7 +67,7 @@ lr = 1e-3
 warmup = 2
 schedule = "cosine"
 [train]
-steps = 12
+steps = 8
 batch_size = 3
 accumulate = 2
 ema_decay = [0.9, 0.99]
