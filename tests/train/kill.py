@@ -6,7 +6,6 @@ its own all the same, goes through `editkit.cli.main`, and dies of a real signal
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import multiprocessing
 import os
@@ -15,6 +14,7 @@ import resource
 import select
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -130,7 +130,9 @@ class Child:
         return self.process.exitcode
 
 
-def start(arguments: Sequence[str], *, file_limit: tuple[str, int] | None = None, in_child: Callable[[], None] | None = None) -> Child:
+def start(
+    arguments: Sequence[str], *, file_limit: tuple[str, int] | None = None, in_child: Callable[[], None] | None = None
+) -> Child:
     """Starts `editkit train *arguments` in the current folder.
 
     Args:
@@ -158,6 +160,7 @@ def _child(
     file = os.open(output, os.O_CREAT | os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(file, stream)
+    sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)  # not the test runner's
 
     def say(moment: str) -> None:
         os.write(writing, f"{moment}\n".encode())

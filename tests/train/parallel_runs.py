@@ -42,12 +42,12 @@ eps = 1e-6
 weight_decay = 0.1
 max_grad_norm = 0.5
 [train]
-steps = 6
+steps = 3
 batch_size = 2
 accumulate = 4
 ema_decay = [0.9, 0.99]
 log_every = 1
-save_every = 2
+save_every = 1
 keep_last = 9
 [evaluate]
 steps = 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -13,15 +15,38 @@ from editkit.train.checkpoint import list_checkpoints
 from tests.train.kill import LORA, differing, start, train_to_the_end, train_under_kills, write_recipe
 
 
-@pytest.mark.parametrize("more", ["", LORA], ids=["full", "lora"])
-def test_a_run_that_is_killed_again_and_again_ends_bit_by_bit_like_one_that_never_was(
-    workplace: Path, tiny_sd: Path, more: str
-) -> None:
-    recipe = write_recipe(workplace, tiny_sd, more)
-    whole, spent = train_to_the_end(recipe)
-    kinds = ["fill", "save", "preview"] if more else ["step", "save", "fill", "preview", "save"]
-    killed, kills = train_under_kills(recipe, kinds, spent, seed=len(more))
+Whole = tuple[str, Path, dict[str, float]]  # the recipe's file, a run of it that nothing stopped, how long its moments take
+
+
+@pytest.fixture(scope="module")
+def place(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Path, None, None]:
+    """A current folder for all tests, with the data."""
+    folder = tmp_path_factory.mktemp("kill")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("EDITKIT_CACHE", str(folder / "cache"))
+        write_recipe(folder, tiny_sd)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def full(place: Path) -> Whole:
+    return "recipe.toml", *train_to_the_end("recipe.toml")
+
+
+def test_a_run_that_is_killed_again_and_again_ends_bit_by_bit_like_one_that_never_was(full: Whole) -> None:
+    recipe, whole, spent = full
+    kinds = ["fill", "save", "step", "preview", "save"]
+    killed, kills = train_under_kills(recipe, kinds, spent, seed=1)
     assert len(kills) == len(kinds)
+    assert differing(killed, whole) == []
+
+
+def test_an_adapter_with_dropout_too(place: Path) -> None:
+    (place / "lora.toml").write_text(Path("recipe.toml").read_text() + LORA)
+    whole, spent = train_to_the_end("lora.toml")
+    killed, kills = train_under_kills("lora.toml", ["save", "preview"], spent, seed=2)
+    assert len(kills) == 2
     assert differing(killed, whole) == []
 
 
@@ -45,21 +70,26 @@ def resumed(recipe: str, run: Path) -> Path:
     return run
 
 
-def test_sigterm_and_a_full_disk_lose_nothing(workplace: Path, tiny_sd: Path) -> None:
-    recipe = write_recipe(workplace, tiny_sd)
-    whole, spent = train_to_the_end(recipe)
-    for moment, step in (("fill", 0), ("preview 3", 3), ("step 5", 5)):
-        code, seconds, output, run = interrupted(recipe, moment, 0.5 * spent[moment.partition(" ")[0]])
-        assert code == 130, output
-        assert seconds < 10, "a machine that is taken away waits no longer"
-        assert "Traceback" not in output
-        assert json.loads((run / "run.json").read_text())["state"] == "stopped"
-        assert list_checkpoints(run)[-1].name == f"step-{step:06d}"
-        assert differing(resumed(recipe, run), whole) == [], moment
-    # The checkpoint does not fit; the log does not.
-    for moment, limit in (("save 4", 4000), ("step 6", 200)):
-        code, _, output, run = interrupted(recipe, moment, file_limit=(moment, limit))
-        assert code == 2, output
-        assert len([line for line in output.splitlines() if line.startswith("editkit:")]) == 1
-        assert "File too large" in output and "--resume" in output and "Traceback" not in output
-        assert differing(resumed(recipe, run), whole) == [], moment
+@pytest.mark.parametrize(("moment", "step"), [("fill", 0), ("preview 3", 3)])
+def test_sigterm_loses_nothing(full: Whole, moment: str, step: int) -> None:
+    recipe, whole, spent = full
+    shutil.rmtree("cache")  # so that there is something to fill
+    code, seconds, output, run = interrupted(recipe, moment, 0.2 * spent[moment.partition(" ")[0]])
+    assert code == 130, output
+    assert seconds < 10, "a machine that is taken away waits no longer"
+    assert "Traceback" not in output
+    assert json.loads((run / "run.json").read_text())["state"] == "stopped"
+    assert list_checkpoints(run)[-1].name == f"step-{step:06d}"
+    assert differing(resumed(recipe, run), whole) == []
+
+
+@pytest.mark.parametrize(("moment", "limit"), [("save 4", 4000), ("step 6", 1500)], ids=["checkpoint", "log"])
+def test_a_full_disk_is_one_line_and_loses_nothing(full: Whole, moment: str, limit: int) -> None:
+    recipe, whole, _ = full
+    code, _, output, run = interrupted(recipe, moment, file_limit=(moment, limit))
+    assert code == 2, output
+    (said,) = [line for line in output.splitlines() if line.startswith("editkit:")]
+    assert "File too large" in said
+    assert "--resume" in said
+    assert "Traceback" not in output
+    assert differing(resumed(recipe, run), whole) == []

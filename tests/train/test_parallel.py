@@ -73,20 +73,20 @@ def test_a_checkpoint_of_two_processes_is_resumed_by_four_and_then_by_one(
     alone: dict[str, tuple[Path, list[dict[str, Any]]]],
 ) -> None:
     expected, _ = alone["full"]
-    run, _ = train("full.toml", ["train.steps=2", *divided("fsdp", 2)])
-    _, seen = train("full.toml", ["train.steps=4", *divided("fsdp", 4)], resume=run)
+    run, _ = train("full.toml", ["train.steps=1", *divided("fsdp", 2)])
+    _, seen = train("full.toml", ["train.steps=2", *divided("fsdp", 4)], resume=run)
     assert len(seen) == 4
     train("full.toml", resume=run)
     assert max(differences(run, expected).values()) < CLOSE
 
 
-def test_fp16_finds_its_scale_and_bf16_trains_with_sharded_weights(
+def test_half_precision_trains_with_sharded_weights(
     alone: dict[str, tuple[Path, list[dict[str, Any]]]],
 ) -> None:
     expected, _ = alone["lora"]
-    for precision in ("fp16", "bf16"):
-        run, _ = train("lora.toml", [f'train.precision="{precision}"', *divided("fsdp", 2)])
-        assert differences(run, expected)["loss"] < 0.05, precision
+    run, seen = train("lora.toml", ['train.precision="bf16"', *divided("fsdp", 2)])
+    assert 0 < differences(run, expected)["loss"] < 0.05
+    assert all(held["sharded"] for one in seen for held in one["held"].values())
 
 
 def test_a_killed_process_ends_the_job_with_one_line_and_the_job_resumes(
@@ -96,7 +96,7 @@ def test_a_killed_process_ends_the_job_with_one_line_and_the_job_resumes(
     before = set(Path("runs").glob("*"))
     child = begin("lora.toml", divided("ddp", 2))
     for _, moment in child.moments():
-        if moment == "step 4":
+        if moment == "step 3":
             break
     began = time.monotonic()
     os.kill(int(Path("pid-1").read_text()), signal.SIGKILL)
