@@ -159,7 +159,7 @@ def _tradeoff(run: Path) -> Iterator[dict[str, Any]]:
 
 def _charts(lines: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Title and picture of every curve that there is something to draw of."""
-    train = [x for x in lines if x["kind"] == "train"]
+    train = [x for x in lines if x["kind"] == "train" and "loss" in x]  # a step that was passed over has none
     steps = [x["step"] for x in train]
     if train:
         losses = [x["loss"] for x in train]

@@ -171,7 +171,7 @@ class Train(Section):
     gradient_checkpointing: bool = False
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"  # at a loss that is no number, or a spike
     spike_factor: Annotated[float, Field(ge=0)] = 0.0  # a gradient norm of so many times the usual is a spike; 0 = none is
-    channels_last: bool = True
+    channels_last: bool = True  # layout of convolutions in memory; shards (fsdp, hsdp) cannot have it and are contiguous
     ema_decay: Fractions = 0.0  # 0 = no EMA; of several the first is exported, and all are kept
     post_hoc_ema: bool = False  # snapshots from which an average of any length can be made after the training
     log_every: PositiveInt = 10  # steps

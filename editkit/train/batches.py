@@ -27,7 +27,9 @@ from editkit.models.precision import computing
 from editkit.recipe.schema import Recipe
 from editkit.train.survey import Survey
 
-ENCODE_BATCH = 64  # squares of `data.resolution`
+# What an encoder says of a picture depends in its last bits on how many stand beside it, so every batch of a size has the
+# same number, filled up where less is missing: what a killed run left half done comes out like what was never stopped.
+ENCODE_PIXELS, ENCODE_BATCH = 64 * 64 * 64, 64  # pixels and examples that are encoded together at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,16 +193,12 @@ class BatchSource:
                     self._store,
                     [self._key(row, view) for row, view in wanted],
                     lambda numbers, wanted=wanted: self._made([wanted[n] for n in numbers]),
-                    batch_size=self._encode_count(bucket),
+                    batch_size=self._encoded_at_once(size),
                     label=f"encoding {size[0]} x {size[1]} px",
                 )
             )
         views = f"{self._num_views} view{'s' if self._num_views > 1 else ''} of each example"
         return f"encodings, {views}: " + "; ".join(str(s) for s in summaries)
-
-    def _encode_count(self, bucket: int) -> int:
-        width, height = self._survey.buckets[bucket]
-        return max(1, ENCODE_BATCH * self._recipe.data.resolution**2 // (width * height))
 
     def _view(self, row: int, number: int) -> View:
         """The cached view of that number: the centre and its mirror, or one of those that are drawn once for each example."""
@@ -229,8 +227,17 @@ class BatchSource:
         """The entries of (row, view) pairs of one bucket."""
         size = self._survey.buckets[self._survey.bucket_of[wanted[0][0]]]
         opened = [self._open(self._dataset[self._survey.usable[row]], self._view(row, number), size) for row, number in wanted]
-        encoded = {name: tensor.cpu() for name, tensor in self._encode(torch.stack(opened)).items()}
-        return [{name: tensor[i].clone() for name, tensor in encoded.items()} for i in range(len(wanted))]
+        count = self._encoded_at_once(size)
+        made = []
+        for start in range(0, len(opened), count):
+            part = opened[start : start + count]
+            full = torch.stack([part[i % len(part)] for i in range(count)])
+            encoded = {name: tensor.cpu() for name, tensor in self._encode(full).items()}
+            made += [{name: tensor[i].clone() for name, tensor in encoded.items()} for i in range(len(part))]
+        return made
+
+    def _encoded_at_once(self, size: tuple[int, int]) -> int:
+        return min(ENCODE_BATCH, max(1, ENCODE_PIXELS // (size[0] * size[1])))
 
     def _look_up(self, planned: Planned, views: Sequence[int]) -> Batch:
         assert self._store is not None
@@ -239,11 +246,8 @@ class BatchSource:
         found = self._store.get(keys)
         lost = [i for i, entry in enumerate(found) if entry is None]
         if lost:  # damaged on the disk, or another run's eviction took them
-            # Encoders round differently in batches of another size, so these are filled up to the size of the first filling.
-            count = self._encode_count(planned.bucket)
-            full = [[wanted[i] for i in lost[start : start + count]] for start in range(0, len(lost), count)]
             with awake(self._method.resting, self._device):
-                made = [e for some in full for e in self._made([*some, *(some[-1:] * (count - len(some)))])[: len(some)]]
+                made = self._made([wanted[i] for i in lost])
             self._store.put({keys[i]: entry for i, entry in zip(lost, made, strict=True)})
             for i, entry in zip(lost, made, strict=True):
                 found[i] = entry

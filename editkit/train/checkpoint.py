@@ -64,6 +64,12 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted((p for p in (run / "checkpoints").glob("step-*") if NAME.fullmatch(p.name)), key=_step_of)
 
 
+def was_saved(run: Path) -> bool:
+    """Whether the run ever had a checkpoint, in whatever state it is now."""
+    places = (run / "checkpoints").glob("step-*")
+    return any(NAME.fullmatch(p.name.removesuffix(sealed.REPLACED)) for p in places)
+
+
 def save_checkpoint(
     run: Path,
     step: int,

@@ -34,7 +34,7 @@ def identity_of(recipe: Recipe, facts: Mapping[str, str], processes: int = 1) ->
     """Everything that decides the numbers of a run.
 
     How the examples of a step are divided into passes and among processes is no part of it, for they have the same order and
-    the same random numbers; with buckets it is, for a batch is filled from one bucket.
+    the same random numbers; with buckets the size of a batch is, for it is filled from one bucket.
 
     Args:
         recipe: the resolved recipe.
@@ -45,10 +45,13 @@ def identity_of(recipe: Recipe, facts: Mapping[str, str], processes: int = 1) ->
         Dotted recipe keys and names of facts, with their values as text; and "numerics", the code's own version.
     """
     keys = {k: _text(v) for k, v in _flat(recipe.model_dump(mode="json")) if not _watched(k)}
+    batches = recipe.train.accumulate * processes
+    del keys["train.accumulate"]
     if recipe.data.buckets is None:
-        examples = recipe.train.batch_size * recipe.train.accumulate * processes
-        del keys["train.batch_size"], keys["train.accumulate"]
-        keys["examples a step"] = str(examples)
+        del keys["train.batch_size"]
+        keys["examples a step"] = str(recipe.train.batch_size * batches)
+    else:
+        keys["batches a step"] = str(batches)
     if recipe.optim.schedule in ENDLESS and not recipe.train.post_hoc_ema:  # its snapshots divide the whole training
         del keys["train.steps"]
     return {**keys, **facts, "numerics": str(NUMERICS)}

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from multiprocessing import connection
 from types import FrameType
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch.multiprocessing as mp
 
 from editkit.errors import UserError
 
-GRACE_S = 30  # for the others to end when one is lost
+START = "spawn"  # a fork cannot use an accelerator that its parent has touched
+GRACE_S = 5  # for the others to end when one is lost
 
 
 def is_launched() -> bool:
@@ -33,15 +35,16 @@ def launch(processes: int, work: Callable[..., object], *arguments: Any) -> None
         UserError: a process was lost or failed; the others were ended.
         KeyboardInterrupt: the processes were asked to stop, and did.
     """
-    mistakes = mp.get_context("spawn").SimpleQueue()
+    mistakes = mp.get_context(START).SimpleQueue()
     context = mp.start_processes(
         _child,
         args=(processes, _free_port(), mistakes, work, arguments),
         nprocs=processes,
         join=False,
-        start_method="spawn",
+        start_method=START,
     )
     asked = False
+    codes: list[Any] = []
 
     def pass_on(number: int, _: FrameType | None) -> None:
         nonlocal asked
@@ -52,17 +55,24 @@ def launch(processes: int, work: Callable[..., object], *arguments: Any) -> None
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        while not context.join(grace_period=GRACE_S):
-            pass
-    except mp.ProcessExitedException as error:
-        if asked and error.exit_code == _STOPPED:
+        ended = False
+        while not ended:
+            connection.wait(list(context.sentinels))
+            codes = [process.exitcode for process in context.processes]  # before `join` ends the others
+            ended = context.join(grace_period=GRACE_S)
+    except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
+        # When one is lost the others fail for want of it, and may be noticed first: what was lost comes before what failed.
+        if asked and _STOPPED in codes:
             raise KeyboardInterrupt from None
-        if error.exit_code == _USERS and not mistakes.empty():
+        if not mistakes.empty():
             raise UserError(mistakes.get()) from None
-        how = f"was killed by {error.signal_name}" if error.signal_name else f"ended with code {error.exit_code}"
+        killed = [number for number, code in enumerate(codes) if code is not None and code < 0]
+        if not killed and isinstance(error, mp.ProcessRaisedException):
+            raise
+        number = killed[0] if killed else error.error_index
+        how = f"was killed by {signal.Signals(-codes[number]).name}" if killed else f"ended with code {codes[number]}"
         raise UserError(
-            f"process {error.error_index} of {processes} {how}, so the others were ended; go on from the last checkpoint "
-            "with --resume"
+            f"process {number} of {processes} {how}, so the others were ended; go on from the last checkpoint with --resume"
         ) from None
     finally:
         for number, handler in before.items():

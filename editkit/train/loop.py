@@ -102,10 +102,9 @@ class Trainer:
             KeyboardInterrupt: `stop_requested` was set; the step in hand was finished and saved.
         """
         options = self._recipe.train
-        if self.step and self._preview_is_due():  # the run was resumed from the checkpoint before this preview
-            with self.shown():
-                hooks.preview(self.step)
         with progress(options.steps, f"training {self._recipe.name}", done=self.step) as bar:
+            if self.step:  # resumed behind a save; whether its preview was made before the kill nobody knows
+                self._show(hooks)
             while self.step < options.steps:
                 before, started = self.step, time.perf_counter()
                 logs = self._one_step(hooks)
@@ -114,7 +113,7 @@ class Trainer:
                     continue
                 self._window.elapsed += time.perf_counter() - started
                 self.seconds += time.perf_counter() - started
-                bar.advance(1, loss=f"{self._window.means['loss']:.4f}", samples_s=f"{self._window.rate:.0f}")
+                bar.advance(1, loss=f"{self._window.means.get('loss', math.nan):.4f}", samples_s=f"{self._window.rate:.0f}")
                 last = self.step == options.steps
                 if self.step % options.log_every == 0 or last:
                     self._write_lines(hooks, logs)
@@ -123,13 +122,13 @@ class Trainer:
                     hooks.save(self.step, self.state_dict())
                 if stopping:
                     raise KeyboardInterrupt
-                if self._preview_is_due():
-                    with self.shown():
-                        hooks.preview(self.step)
+                self._show(hooks)
 
-    def _preview_is_due(self) -> bool:
+    def _show(self, hooks: Hooks) -> None:
         every, steps = self._recipe.train.preview_every, self._recipe.train.steps
-        return bool(every) and self.step % every == 0 and self.step < steps
+        if every and self.step % every == 0 and self.step < steps:
+            with self.shown():
+                hooks.preview(self.step)
 
     def dry_step(self) -> None:
         """One step of training, for a dry run."""
@@ -157,8 +156,9 @@ class Trainer:
         norm = self._layout.clip(self._parameters, self._recipe.optim.max_grad_norm)
         figures = self._layout.mean(parts, norm)
         self.samples += sum(t.samples for t in taken)
-        self._window.add(figures, sum(t.samples for t in taken))
         wrong = self._what_is_wrong(figures["loss"], norm)
+        passed_over = wrong is not None or self.step in self._skip
+        self._window.add({} if passed_over else figures, sum(t.samples for t in taken))
         if wrong is None:
             self._update(hooks)
         elif hooks is None:
@@ -166,7 +166,7 @@ class Trainer:
         else:
             self._handle(wrong, taken, hooks)
         self.step += 1
-        return {"lr": lr, "grad_norm": norm}
+        return {"lr": lr, **({"grad_norm": norm} if math.isfinite(norm) else {})}  # JSON has no other numbers
 
     def _update(self, hooks: Hooks | None) -> None:
         if self.step not in self._skip:
@@ -227,9 +227,11 @@ class Trainer:
         """Puts the weights to look at and to export in place while the block runs: the average, where there is one."""
         training = self._method.trainable.training
         self._method.trainable.eval()
-        with evaluating(self._optimizer), self._average.applied(decay):
-            yield
-        self._method.trainable.train(training)
+        try:
+            with evaluating(self._optimizer), self._average.applied(decay):
+                yield
+        finally:
+            self._method.trainable.train(training)
 
     def _averages(self) -> dict[str, Mapping[str, torch.Tensor]]:
         kept = dict(self._average.state_dict()["averages"])

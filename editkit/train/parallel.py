@@ -65,7 +65,7 @@ class Layout:
             if self._options.layout == "ddp":
                 replicate(network)
                 continue
-            for parameter in network.parameters():  # fully_shard takes no other memory order, such as channels last
+            for parameter in network.parameters():  # what is in another order, such as channels last, cannot be cut into shards
                 parameter.data = parameter.data.contiguous()
             # Autocast would gather fp32 and cast afterwards; gathering what it casts to halves what is sent.
             narrow = torch.bfloat16 if self._precision == "bf16" else None

@@ -18,6 +18,7 @@ from editkit.data.pictures import PictureError
 from editkit.recipe.load import dump, recipe_hash
 from editkit.recipe.schema import Recipe
 from editkit.train.batches import Taken
+from editkit.train.ranks import world
 
 FORMAT = 1
 PACKAGES = ("editkit", "torch", "diffusers", "transformers", "peft", "datasets", "pillow", "numpy")
@@ -43,6 +44,7 @@ class Record:
         """A new run."""
         if self._writes:
             _replace(self.run / "recipe.toml", dump(recipe))
+        self.cut(-1)  # a run that was killed before its first checkpoint begins anew
         self._facts = {
             "format": FORMAT,
             "name": recipe.name,
@@ -57,12 +59,18 @@ class Record:
         }
         self._write()
 
-    def go_on(self, step: int) -> None:
-        """A run that is resumed: the lines of what it does again are dropped, the preview behind the checkpoint too."""
+    def go_on(self, step: int) -> dict[str, Any]:
+        """A run that is resumed: the lines of what it does again are dropped, the results at `step` among them.
+
+        Returns:
+            The figures of the last line of training that stays; {} = none.
+        """
         self._facts = json.loads((self.run / "run.json").read_text(encoding="utf-8"))
         self._facts["state"] = "running"
-        self.cut(step, judged=step - 1)
+        self.cut(step, results=False)
         self._write()
+        path = self.run / METRICS
+        return next((line for _, line in reversed(read_lines(path) if path.is_file() else [])), {})
 
     def log(self, line: Mapping[str, Any]) -> None:
         """A line of figures that depend on the recipe alone."""
@@ -77,23 +85,27 @@ class Record:
             with (self.run / name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def cut(self, step: int, judged: int) -> None:
+    def cut(self, step: int, results: bool = True) -> None:
         """Drops the lines of later steps, and one that a kill has cut short.
 
         Args:
-            step: the last step whose line of training stays.
-            judged: the last step whose lines of previews and scores stay.
+            step: the last one that stays.
+            results: whether what was measured at that step, in a preview or at the end, stays too.
         """
         for path in (self.run / METRICS, self.run / PACE):
             if self._writes and path.is_file():
                 lines = read_lines(path)
-                kept = [text for text, line in lines if line["step"] <= (step if line["kind"] == "train" else judged)]
+                kept = [t for t, line in lines if line["step"] < step + (results or line["kind"] == "train")]
                 _replace(path, "".join(text + "\n" for text in kept))
 
     def failed(self, what: Mapping[str, Any], taken: Sequence[Taken], dataset: Dataset[Any], usable: Sequence[int]) -> None:
-        """Writes down the examples of a step that went wrong: pictures, texts, and what their random draws depend on."""
+        """Writes down the examples of a step that went wrong: pictures, texts, and what their random draws depend on.
+
+        Every process writes its own; the names of all but the first's begin with its number.
+        """
         folder = self.run / FAILURES / f"step-{what['step']:06d}"
         folder.mkdir(parents=True, exist_ok=True)
+        rank, _ = world()
         listed = []
         for batch in taken:
             rows = zip(batch.planned.rows, batch.planned.positions, batch.batch["text"], strict=True)
@@ -102,12 +114,12 @@ class Record:
                 number = len(listed)
                 for role, picture in pictures_of(example):
                     try:
-                        picture.open().save(folder / f"{number:03d}-{role}.png")
+                        picture.open().save(folder / f"{f'{rank}-' if rank else ''}{number:03d}-{role}.png")
                     except PictureError as error:
                         text = f"{text} [{error}]"
                 listed.append({"key": example.key, "position": position, "text": text})
         facts = {**what, "loss_draws": "editkit.data.draws.Draws(seed, [position])", "examples": listed}
-        _replace(folder / "batch.json", json.dumps(facts, indent=1))
+        _replace(folder / (f"{rank}-batch.json" if rank else "batch.json"), json.dumps(facts, indent=1))
 
     def finish(self, state: str, **figures: Any) -> None:
         """The last word: "done", "stopped" or "failed"."""
@@ -134,8 +146,12 @@ def read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
 def _replace(path: Path, text: str) -> None:
     """Writes a file that is whole or the one before."""
     staging = path.with_name(f"{path.name}.staging")
-    staging.write_text(text, encoding="utf-8")
-    os.replace(staging, path)
+    try:
+        staging.write_text(text, encoding="utf-8")
+        os.replace(staging, path)
+    except OSError:
+        staging.unlink(missing_ok=True)
+        raise
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:

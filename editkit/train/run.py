@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
+import re
 import signal
 import sys
 import time
@@ -12,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from editkit.data.cache import open_cache
 from editkit.data.sampler import ShuffledStream
+from editkit.errors import UserError
 from editkit.evaluate.report import write_report
 from editkit.evaluate.scores import print_scores
 from editkit.models import METADATA
@@ -24,7 +29,7 @@ from editkit.recipe.load import Source, load_recipe
 from editkit.recipe.schema import Recipe
 from editkit.runs import find_run, new_run_folder
 from editkit.train.batches import BatchSource
-from editkit.train.checkpoint import Keep, load_checkpoint, note_metrics, save_checkpoint
+from editkit.train.checkpoint import Keep, load_checkpoint, note_metrics, save_checkpoint, was_saved
 from editkit.train.ema import PostHocAverage
 from editkit.train.estimate import estimate
 from editkit.train.identity import identity_of, released_options
@@ -80,25 +85,34 @@ def train_here(recipe: Recipe, source: Source | None, resumed: Path | None) -> P
         setup = prepare_run(recipe, source)
         run = resumed or Path(on_first(lambda: str(new_run_folder(recipe.name))))
         session = _Session(setup, run, resumed is not None)
-        session.run()
-        several = session.layout.world > 1
+        with _explaining_the_disk(run):
+            session.run()
+        world = session.layout.world
     if rank:
         return run
-    if several:  # what is exported and judged is the whole model in one process, read from the last checkpoint
-        session = _Session(prepare_run(recipe, source), run, resuming=True)
-    session.finish()
+    if world > 1:  # what is exported and judged is the whole model in one process, read from the last checkpoint
+        session = _Session(prepare_run(recipe, source), run, resuming=True, processes=world)
+    with _explaining_the_disk(run):
+        session.finish()
     return run
 
 
 class _Session:
-    """A trainer with its batches and its run folder."""
+    """A trainer with its batches and its run folder.
 
-    def __init__(self, setup: Setup, run: Path, resuming: bool) -> None:
+    Args:
+        setup: what the recipe stands for.
+        run: the folder.
+        resuming: whether the run is there already; one that was ended before its first checkpoint begins anew.
+        processes: that trained the run, where they were others than those of now.
+    """
+
+    def __init__(self, setup: Setup, run: Path, resuming: bool, processes: int = 0) -> None:
         recipe = setup.recipe
         self._setup = setup
         self._run = run
         self.layout = Layout(recipe, setup.device)
-        self._identity = identity_of(recipe, setup.made_from, self.layout.world)
+        self._identity = identity_of(recipe, setup.made_from, processes or self.layout.world)
         self._keep = Keep(recipe.train.keep_last, recipe.train.keep_best, recipe.train.best_metric)
         self._survey = survey(setup.train, setup.all_usable, setup.method, recipe.data)
         self._store = open_cache() if recipe.data.cache_latents or recipe.data.cache_texts else None
@@ -120,12 +134,14 @@ class _Session:
         self._stopping = _Stopping(self._trainer)
         self._logged: Mapping[str, Any] = {}
         self._saved = -1
-        if resuming:
+        if resuming and on_first(lambda: was_saved(run)):
             self._trainer.load_state_dict(self._load(), released_options(recipe.train.resume_despite))
-            self._record.go_on(self._trainer.step)
+            self._logged = self._record.go_on(self._trainer.step)
             self._saved = self._trainer.step
             print(f"{run}: goes on at step {self._trainer.step}")
         else:
+            if resuming:
+                print(f"{run}: was ended before its first checkpoint, so it begins anew")
             self._record.begin(recipe, {"trained_parameters": trained, **data_facts(setup)})
 
     def _load(self) -> dict[str, Any]:
@@ -148,13 +164,15 @@ class _Session:
                     self._fill_caches()
                 trainer.run(hooks)
         except KeyboardInterrupt:
-            if self._saved != trainer.step:  # it came between two steps
+            # It came between two steps. Several processes may have been in different places, before the first of their steps.
+            if self._saved != trainer.step and self.layout.world == 1:
                 self._save(trainer.step, trainer.state_dict())
             self._record.finish("stopped", **self._figures())
             print(f"\nstopped at step {trainer.step}, saved; go on with --resume {self._run}")
             raise
         except BaseException:
-            self._record.finish("failed", **self._figures())
+            with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
+                self._record.finish("failed", **self._figures())
             raise
         finally:
             self._batches.close()
@@ -183,13 +201,13 @@ class _Session:
 
     def _roll_back(self) -> dict[str, Any]:
         state = self._load()
-        self._record.cut(state["step"], judged=state["step"])
+        self._record.cut(state["step"])
         return state
 
     def _failed(self, what: Mapping[str, Any], taken: Any) -> None:
+        self._record.failed(what, taken, self._setup.train, self._survey.usable)
         if self.layout.rank == 0:
-            self._record.failed(what, taken, self._setup.train, self._survey.usable)
-        print(f"\nstep {what['step']}: {what['why']}: {what['action']}", file=sys.stderr)
+            print(f"\nstep {what['step']}: {what['why']}: {what['action']}", file=sys.stderr)
 
     def _preview(self, step: int) -> None:
         # Several processes have to be in the same place when they save, so there a signal waits for the preview's end.
@@ -220,7 +238,9 @@ class _Session:
             if recipe.evaluate.pairs:
                 with _sampling(setup):
                     scores = setup.method.evaluate(setup.test, run)
-                self._record.log({"kind": "final", "step": trainer.step, "samples": trainer.samples, **scores})
+                figures = {k: v for k, v in scores.items() if k != "scores"}
+                figures["scores"] = {k: v for k, v in scores["scores"].items() if k != "seconds"}  # the machine's
+                self._record.log({"kind": "final", "step": trainer.step, "samples": trainer.samples, **figures})
                 (run / "evaluation").mkdir(exist_ok=True)
                 (run / "evaluation" / "scores.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
                 print_scores(scores)
@@ -230,6 +250,21 @@ class _Session:
     def _figures(self) -> dict[str, Any]:
         trainer = self._trainer
         return {"seconds": round(trainer.seconds, 1), "steps": trainer.step, "samples": trainer.samples}
+
+
+@contextlib.contextmanager
+def _explaining_the_disk(run: Path) -> Generator[None, None, None]:
+    """A line for the user where the disk is full, whoever met it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        found = re.search(r"os error (\d+)", str(error))  # safetensors knows it by its text alone
+        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UserError(
+            f"{run}: {os.strerror(number)}; checkpoints are whole or not there, so make space and go on with --resume {run}"
+        ) from error
 
 
 class _Stopping:
