@@ -1,4 +1,4 @@
-"""What happens to a loss that is no number: the weights stay as they were, the batch is written down, the recipe is followed."""
+"""A loss that is no number: the weights stay as they were, the batch is written down, the recipe is followed."""
 
 from __future__ import annotations
 
