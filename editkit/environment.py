@@ -27,6 +27,9 @@ EXTRAS = {
     ),
     "prodigyopt": ("prodigyopt", 'optim.name = "prodigy" is refused; pip install "editkit[optimizers]"'),
     "schedulefree": ("schedulefree", 'optim.name = "schedule_free" is refused; pip install "editkit[optimizers]"'),
+    "tensorboard": ("tensorboard", 'tracking.to = ["tensorboard"] is refused; pip install "editkit[tracking]"'),
+    "trackio": ("trackio", 'tracking.to = ["trackio"] is refused; pip install "editkit[tracking]"'),
+    "wandb": ("wandb", 'tracking.to = ["wandb"] is refused; pip install "editkit[wandb]"'),
     "flash-attn": ("flash_attn", "nothing on the CPU; on GPUs torch's own flash kernel is used instead"),
 }
 

@@ -30,9 +30,10 @@ from editkit.train.launch import is_launched, launch
 from editkit.train.loop import Hooks, Trainer
 from editkit.train.parallel import Layout, process_group
 from editkit.train.ranks import on_first
-from editkit.train.record import Record
+from editkit.train.record import PREVIEWS, Record
 from editkit.train.setup import Setup, data_facts, describe, header, make_stream, metadata, pointed_at, prepare_run
 from editkit.train.survey import survey
+from editkit.train.track import Tracking, check_tracking
 
 SNAPSHOTS = "snapshots"  # folder of the run, for `editkit.train.post_hoc.reconstruct`
 
@@ -50,6 +51,7 @@ def train(recipe_path: str, overrides: list[str], resume: str | None = None, dry
         The run folder (of a dry run, the current folder).
     """
     recipe, source = load_recipe(recipe_path, overrides)
+    check_tracking(recipe.tracking)
     if dry_run:
         _dry_run(prepare_run(recipe, source))
         return Path()
@@ -79,6 +81,8 @@ def train_here(recipe: Recipe, source: Source | None, resumed: Path | None) -> P
         session = _Session(setup, run, resumed is not None)
         session.run()
         several = session.layout.world > 1
+        if several:
+            session.close()
     if rank:
         return run
     if several:  # what is exported and judged is the whole model in one process, read from the last checkpoint
@@ -113,7 +117,7 @@ class _Session:
         trained = describe(setup)["trained parameters"]  # of the whole model, before it is cut into shards
         self._header = header(setup, run, self.layout)
         self._trainer = Trainer(recipe, setup.method, self._batches, setup.device, self.layout)
-        self._record = Record(run, writes=self.layout.rank == 0)
+        self._record = Record(run, writes=self.layout.rank == 0, tracking=Tracking(recipe, run))
         self._stopping = _Stopping(self._trainer)
         self._logged: Mapping[str, Any] = {}
         self._saved = -1
@@ -154,6 +158,10 @@ class _Session:
         finally:
             self._batches.close()
 
+    def close(self) -> None:
+        """Another session goes on with this run."""
+        self._record.close()
+
     def _fill_caches(self) -> None:
         print(self._batches.fill_cache())
         if self._store is not None and self._setup.recipe.data.cache_texts:
@@ -187,6 +195,7 @@ class _Session:
         # Several processes have to be in the same place when they save, so there a signal waits for the preview's end.
         with self._stopping.at_once() if self.layout.world == 1 else contextlib.nullcontext():
             scores = _preview(self._setup, self._run, self.layout.rank, step)
+        self._record.previewed(step)
         if scores:
             self._record.log({"kind": "eval", "step": step, "samples": self._trainer.samples, **scores})
             if self._saved == step:  # a preview between two checkpoints belongs to none
@@ -263,7 +272,7 @@ def _stopping_on_signals(stopping: _Stopping) -> Generator[None, None, None]:
 
 def _preview(setup: Setup, run: Path, rank: int, step: int) -> Mapping[str, Any]:
     """Previews in every process, for sharded networks need all of them; the first one's pictures are kept."""
-    folder = run / "previews" if rank == 0 else run / "previews" / f".process-{rank}"
+    folder = run / PREVIEWS if rank == 0 else run / PREVIEWS / f".process-{rank}"
     folder.mkdir(parents=True, exist_ok=True)
     with computing(setup.device, setup.recipe.train.precision):
         scores = setup.method.preview(setup.test, folder, step)
