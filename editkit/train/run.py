@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from editkit.bundle import HINT
 from editkit.data.cache import open_cache
 from editkit.data.sampler import ShuffledStream
 from editkit.evaluate.report import write_report
@@ -152,11 +153,15 @@ class _Session:
             self._record.finish("stopped", **self._figures())
             print(f"\nstopped at step {trainer.step}, saved; go on with --resume {self._run}")
             raise
-        except BaseException:
-            self._record.finish("failed", **self._figures())
+        except BaseException as error:
+            self._fail(error)
             raise
         finally:
             self._batches.close()
+
+    def _fail(self, error: BaseException) -> None:
+        self._record.finish("failed", **self._figures())
+        error.add_note(HINT.format(run=self._run))  # the last line of what is said, traceback or not
 
     def close(self) -> None:
         """Another session goes on with this run."""
@@ -209,6 +214,9 @@ class _Session:
         except KeyboardInterrupt:
             self._record.finish("stopped", **self._figures())
             print(f"\nstopped after the last step; export and scores are made by --resume {self._run}")
+            raise
+        except BaseException as error:
+            self._fail(error)
             raise
 
     def _finish(self) -> None:
