@@ -165,13 +165,22 @@ def publish(
 
 
 @app.command
-def env(*, json: Json = False) -> None:
+def env(
+    *,
+    bundle: Annotated[str | None, Parameter(help="Pack this run for an issue report, without weights and secrets.")] = None,
+    json: Json = False,
+) -> None:
     """Show versions, devices, attention back ends, and what each missing extra costs.
 
     Example: editkit env
     """
     from editkit.environment import describe, print_environment
 
+    if bundle is not None:
+        from editkit.bundle import bundle as pack
+
+        print(pack(bundle))
+        return
     _report(describe(), json, print_environment)
 
 
@@ -188,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except UserError as error:
-        print(f"editkit: {error}", file=sys.stderr)
+        print("\n".join([f"editkit: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         sys.exit(2)
     except CycloptsError as error:
         first = str(error).strip().splitlines()[0]

@@ -66,6 +66,9 @@ EXTRAS = {
     "prodigyopt": Extra("prodigyopt", 'optim.name = "prodigy" is refused', 'pip install "editkit[optimizers]"'),
     "schedulefree": Extra("schedulefree", 'optim.name = "schedule_free" is refused', 'pip install "editkit[optimizers]"'),
     "aiohttp": Extra("aiohttp", "data sets behind http:// and https:// cannot be read", 'pip install "editkit[http]"'),
+    "tensorboard": Extra("tensorboard", 'tracking.to = ["tensorboard"] is refused', 'pip install "editkit[tracking]"'),
+    "trackio": Extra("trackio", 'tracking.to = ["trackio"] is refused', 'pip install "editkit[tracking]"'),
+    "wandb": Extra("wandb", 'tracking.to = ["wandb"] is refused', 'pip install "editkit[wandb]"'),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -50,3 +51,14 @@ def find_run(name: str) -> Path:
 
 def _started(run: Path) -> str:
     return json.loads((run / "run.json").read_text(encoding="utf-8")).get("started", "")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is whole or the one before."""
+    staging = path.with_name(f"{path.name}.staging")
+    try:
+        staging.write_text(text, encoding="utf-8")
+        os.replace(staging, path)
+    except OSError:
+        staging.unlink(missing_ok=True)
+        raise

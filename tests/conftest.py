@@ -1,11 +1,16 @@
-"""What every test shares: one thread, no network, quiet progress, and a tiny model."""
+"""What every test shares: one thread, no network, quiet progress, trackers of its own, and a tiny model."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.update(
+    TRACKIO_DIR=tempfile.mkdtemp(prefix="editkit-trackio-"),  # read once, when it is imported
+    WANDB_MODE="offline",
+    WANDB_ERROR_REPORTING="false",
     OMP_NUM_THREADS="1",
     HF_HUB_OFFLINE="1",
     GRADIO_ANALYTICS_ENABLED="False",
@@ -21,6 +26,10 @@ ROOT = Path(__file__).parent.parent
 
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["TRACKIO_DIR"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,7 +22,7 @@ FROZEN = {
     "compare": {"--json"},
     "demo": {"--run", "--host", "--port"},
     "publish": {"--repo", "--private", "--dry-run"},
-    "env": {"--json"},
+    "env": {"--bundle", "--json"},
 }
 
 
@@ -65,6 +65,7 @@ def test_every_help_has_an_example(verb: str, capsys: pytest.CaptureFixture) -> 
         (["compare", "latest", "latest"], "found no run"),
         (["demo", "paint"], 'found "paint"'),
         (["publish", "latest", "--repo", "me/x"], "found no run"),
+        (["env", "--bundle", "latest"], "found no run"),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_2(

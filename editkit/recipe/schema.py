@@ -214,6 +214,17 @@ class Parallel(Section):
     shard: PositiveInt = 1  # processes of a shard group, for hsdp
 
 
+class Tracking(Section):
+    """Where figures and previews are shown besides the run's own folder, which always has metrics.jsonl and pace.jsonl.
+
+    TensorBoard's files lie in the run (`tensorboard --logdir runs`); trackio keeps its own on this machine (`trackio show`);
+    wandb does as its own settings say, such as WANDB_MODE=offline.
+    """
+
+    to: list[Literal["tensorboard", "trackio", "wandb"]] = []
+    project: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=128)] = "editkit"  # trackio's and wandb's
+
+
 class Adapter(Section):
     """Small layers beside frozen ones; without this table the whole network is trained."""
 
@@ -270,6 +281,7 @@ class Recipe(Section):
     train: Train
     adapter: Adapter | None = None
     parallel: Parallel = Parallel()
+    tracking: Tracking = Tracking()
     evaluate: Evaluate = Evaluate()
 
     @model_validator(mode="after")

@@ -95,7 +95,7 @@ def _child(
     try:
         work(*arguments)
     except UserError as error:
-        mistakes.put(str(error))
+        mistakes.put("\n".join([str(error), *getattr(error, "__notes__", [])]))
         os._exit(_USERS)  # the other processes cannot be waited for: they may wait for this one
     except KeyboardInterrupt:
         os._exit(_STOPPED)

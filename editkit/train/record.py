@@ -1,9 +1,8 @@
-"""What a run folder says about itself: recipe.toml, run.json, metrics.jsonl, pace.jsonl and failures/."""
+"""What a run says about itself: recipe.toml, run.json, metrics.jsonl, pace.jsonl, failures/, and the lines of its trackers."""
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -17,14 +16,17 @@ from editkit.data.examples import Dataset, pictures_of
 from editkit.data.pictures import PictureError
 from editkit.recipe.load import dump, recipe_hash
 from editkit.recipe.schema import Recipe
+from editkit.runs import write_whole
 from editkit.train.batches import Taken
 from editkit.train.ranks import world
+from editkit.train.track import Tracking
 
 FORMAT = 1
 PACKAGES = ("editkit", "torch", "diffusers", "transformers", "peft", "datasets", "pillow", "numpy")
 # metrics.jsonl depends on the recipe alone, so that two runs of it can be compared byte by byte; pace.jsonl on the machine too.
 METRICS, PACE = "metrics.jsonl", "pace.jsonl"
 FAILURES = "failures"
+PREVIEWS = "previews"
 
 
 class Record:
@@ -33,18 +35,22 @@ class Record:
     Args:
         run: the folder.
         writes: whether this is the process that writes.
+        tracking: who gets the same lines, and the previews; from the process that writes.
     """
 
-    def __init__(self, run: Path, writes: bool = True) -> None:
+    def __init__(self, run: Path, writes: bool = True, tracking: Tracking | None = None) -> None:
         self.run = run
         self._writes = writes
+        self._tracking = tracking if writes else None
         self._facts: dict[str, Any] = {}
 
     def begin(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
         """A new run."""
+        if self._tracking is not None:
+            self._tracking.begin()
         if self._writes:
-            _replace(self.run / "recipe.toml", dump(recipe))
-        self.cut(-1)  # a run that was killed before its first checkpoint begins anew
+            write_whole(self.run / "recipe.toml", dump(recipe))
+        self._cut(-1)  # a run that was killed before its first checkpoint begins anew
         self._facts = {
             "format": FORMAT,
             "name": recipe.name,
@@ -67,7 +73,9 @@ class Record:
         """
         self._facts = json.loads((self.run / "run.json").read_text(encoding="utf-8"))
         self._facts["state"] = "running"
-        self.cut(step, results=False)
+        if self._tracking is not None:
+            self._tracking.begin(step, self._last_steps())
+        self._cut(step, results=False)
         self._write()
         path = self.run / METRICS
         return next((line for _, line in reversed(read_lines(path) if path.is_file() else [])), {})
@@ -75,17 +83,32 @@ class Record:
     def log(self, line: Mapping[str, Any]) -> None:
         """A line of figures that depend on the recipe alone."""
         self._append(METRICS, line)
+        if self._tracking is not None:
+            self._tracking.line(line["kind"], line)
 
     def pace(self, line: Mapping[str, Any]) -> None:
         """A line of figures that depend on the machine."""
         self._append(PACE, line)
+        if self._tracking is not None:
+            self._tracking.line("pace", line)
+
+    def previewed(self, step: int) -> None:
+        """The pictures of a step have been written."""
+        if self._tracking is not None:
+            self._tracking.pictures(step, sorted((self.run / PREVIEWS).glob(f"step-{step:06d}*.png")))
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         if self._writes:
             with (self.run / name).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def cut(self, step: int, results: bool = True) -> None:
+    def cut(self, step: int) -> None:
+        """Drops the lines of later steps."""
+        self._cut(step)
+        if self._tracking is not None:
+            self._tracking.cut(step)
+
+    def _cut(self, step: int, results: bool = True) -> None:
         """Drops the lines of later steps, and one that a kill has cut short.
 
         Args:
@@ -96,7 +119,17 @@ class Record:
             if self._writes and path.is_file():
                 lines = read_lines(path)
                 kept = [t for t, line in lines if line["step"] < step + (results or line["kind"] == "train")]
-                _replace(path, "".join(text + "\n" for text in kept))
+                write_whole(path, "".join(text + "\n" for text in kept))
+
+    def _last_steps(self) -> dict[str, int]:
+        """Of each stream of lines that a tracker gets."""
+        files = [(path, stream) for path, stream in ((METRICS, None), (PACE, "pace")) if (self.run / path).is_file()]
+        lines = [(stream or line["kind"], line["step"]) for path, stream in files for _, line in read_lines(self.run / path)]
+        pictures = [("preview", int(p.stem.split("-")[1])) for p in (self.run / PREVIEWS).glob("step-*.png")]
+        last: dict[str, int] = {}
+        for stream, step in [*lines, *pictures]:
+            last[stream] = max(step, last.get(stream, step))
+        return last
 
     def failed(self, what: Mapping[str, Any], taken: Sequence[Taken], dataset: Dataset[Any], usable: Sequence[int]) -> None:
         """Writes down the examples of a step that went wrong: pictures, texts, and what their random draws depend on.
@@ -119,16 +152,22 @@ class Record:
                         text = f"{text} [{error}]"
                 listed.append({"key": example.key, "position": position, "text": text})
         facts = {**what, "loss_draws": "editkit.data.draws.Draws(seed, [position])", "examples": listed}
-        _replace(folder / (f"{rank}-batch.json" if rank else "batch.json"), json.dumps(facts, indent=1))
+        write_whole(folder / (f"{rank}-batch.json" if rank else "batch.json"), json.dumps(facts, indent=1))
 
     def finish(self, state: str, **figures: Any) -> None:
         """The last word: "done", "stopped" or "failed"."""
         self._facts |= {"state": state, "finished": _now(), **figures}
         self._write()
+        self.close()
+
+    def close(self) -> None:
+        """No more lines come from this object."""
+        if self._tracking is not None:
+            self._tracking.close()
 
     def _write(self) -> None:
         if self._writes:
-            _replace(self.run / "run.json", json.dumps(self._facts, indent=1))
+            write_whole(self.run / "run.json", json.dumps(self._facts, indent=1))
 
 
 def read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -141,17 +180,6 @@ def read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
             continue
         found.append((text, line))
     return found
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file that is whole or the one before."""
-    staging = path.with_name(f"{path.name}.staging")
-    try:
-        staging.write_text(text, encoding="utf-8")
-        os.replace(staging, path)
-    except OSError:
-        staging.unlink(missing_ok=True)
-        raise
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from editkit.bundle import HINT
 from editkit.data.cache import open_cache
 from editkit.data.sampler import ShuffledStream
 from editkit.errors import UserError
@@ -38,9 +39,10 @@ from editkit.train.loop import Hooks, Trainer
 from editkit.train.machines import this_machine
 from editkit.train.parallel import Layout, process_group
 from editkit.train.ranks import on_first
-from editkit.train.record import Record
+from editkit.train.record import PREVIEWS, Record
 from editkit.train.setup import Setup, data_facts, describe, header, make_stream, metadata, prepare_run
 from editkit.train.survey import survey
+from editkit.train.track import Tracking, check_tracking
 
 SNAPSHOTS = "snapshots"  # folder of the run, for `editkit.train.post_hoc.reconstruct`
 
@@ -58,6 +60,7 @@ def train(recipe_path: str, overrides: list[str], resume: str | None = None, dry
         The run folder (of a dry run, the current folder).
     """
     recipe, source = load_recipe(recipe_path, overrides)
+    check_tracking(recipe.tracking)
     if dry_run:
         _dry_run(prepare_run(recipe, source))
         return Path()
@@ -88,6 +91,8 @@ def train_here(recipe: Recipe, source: Source | None, resumed: Path | None) -> P
         with _explaining_the_disk(run):
             session.run()
         world = session.layout.world
+        if world > 1:
+            session.close()
     if rank:
         return run
     if world > 1:  # what is exported and judged is the whole model in one process, read from the last checkpoint
@@ -130,7 +135,7 @@ class _Session:
         trained = describe(setup)["trained parameters"]  # of the whole model, before it is cut into shards
         self._header = header(setup, run, self.layout)
         self._trainer = Trainer(recipe, setup.method, self._batches, setup.device, self.layout)
-        self._record = Record(run, writes=self.layout.rank == 0)
+        self._record = Record(run, writes=self.layout.rank == 0, tracking=Tracking(recipe, run))
         self._stopping = _Stopping(self._trainer)
         self._logged: Mapping[str, Any] = {}
         self._saved = -1
@@ -170,12 +175,20 @@ class _Session:
             self._record.finish("stopped", **self._figures())
             print(f"\nstopped at step {trainer.step}, saved; go on with --resume {self._run}")
             raise
-        except BaseException:
-            with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
-                self._record.finish("failed", **self._figures())
+        except BaseException as error:
+            self._fail(error)
             raise
         finally:
             self._batches.close()
+
+    def _fail(self, error: BaseException) -> None:
+        with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
+            self._record.finish("failed", **self._figures())
+        error.add_note(HINT.format(run=self._run))  # the last line of what is said, traceback or not
+
+    def close(self) -> None:
+        """Another session goes on with this run."""
+        self._record.close()
 
     def _fill_caches(self) -> None:
         print(self._batches.fill_cache())
@@ -213,6 +226,7 @@ class _Session:
         # Several processes have to be in the same place when they save, so there a signal waits for the preview's end.
         with self._stopping.at_once() if self.layout.world == 1 else contextlib.nullcontext():
             scores = _preview(self._setup, self._run, self.layout.rank, step)
+        self._record.previewed(step)
         if scores:
             self._record.log({"kind": "eval", "step": step, "samples": self._trainer.samples, **scores})
             if self._saved == step:  # a preview between two checkpoints belongs to none
@@ -226,6 +240,9 @@ class _Session:
         except KeyboardInterrupt:
             self._record.finish("stopped", **self._figures())
             print(f"\nstopped after the last step; export and scores are made by --resume {self._run}")
+            raise
+        except BaseException as error:
+            self._fail(error)
             raise
 
     def _finish(self) -> None:
@@ -306,7 +323,7 @@ def _stopping_on_signals(stopping: _Stopping) -> Generator[None, None, None]:
 
 def _preview(setup: Setup, run: Path, rank: int, step: int) -> Mapping[str, Any]:
     """Previews in every process, for sharded networks need all of them; the first one's pictures are kept."""
-    folder = run / "previews" if rank == 0 else run / "previews" / f".process-{rank}"
+    folder = run / PREVIEWS if rank == 0 else run / PREVIEWS / f".process-{rank}"
     folder.mkdir(parents=True, exist_ok=True)
     with _sampling(setup):
         scores = setup.method.preview(setup.test, folder, step)

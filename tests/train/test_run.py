@@ -165,8 +165,10 @@ def test_a_resume_of_something_else_is_refused(recipe: str) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(recipe: str) -> None:
-    with pytest.raises(UserError, match="the weights were not touched"):
+    with pytest.raises(UserError, match="the weights were not touched") as stopped:
         train(recipe, ["optim.lr=1e30", "optim.warmup=0"])
+    (run,) = Path("runs").iterdir()
+    assert stopped.value.__notes__ == [f"editkit env --bundle {run} packs what an issue report needs"]
 
 
 def test_check_describes_a_recipe_without_training(recipe: str) -> None:
