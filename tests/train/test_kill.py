@@ -14,7 +14,6 @@ import pytest
 from editkit.train.checkpoint import list_checkpoints
 from tests.train.kill import LORA, differing, start, train_to_the_end, train_under_kills, write_recipe
 
-
 Whole = tuple[str, Path, dict[str, float]]  # the recipe's file, a run of it that nothing stopped, how long its moments take
 
 
