@@ -65,7 +65,8 @@ class Layout:
             if self._options.layout == "ddp":
                 replicate(network)
                 continue
-            network.to(memory_format=torch.contiguous_format)  # what is not in order cannot be cut into shards
+            # What does not lie in order cannot be cut into shards.
+            network.to(memory_format=torch.contiguous_format)  # ty: ignore[no-matching-overload]
             # Autocast would gather fp32 and cast afterwards; gathering what it casts to halves what is sent.
             narrow = torch.bfloat16 if self._precision == "bf16" else None
             policy = MixedPrecisionPolicy(param_dtype=narrow, reduce_dtype=torch.float32, cast_forward_inputs=False)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from editkit.errors import UserError
-from editkit.recipe.schema import Adapter, Data, Evaluate, Method, Model, Optim, Recipe, Train
+from editkit.recipe.schema import Adapter, Buckets, Data, Evaluate, Method, Model, Optim, Recipe, Train
 from editkit.train import identity as module
 from editkit.train.identity import check_identity, differences, identity_of, released_options
 
@@ -44,7 +44,7 @@ def between(before: Recipe, after: Recipe) -> list[str]:
 @pytest.mark.parametrize(("change", "line"), [
     ({"optim__lr": 0.5}, "optim.lr: 0.001 in the run, 0.5 now"),
     ({"optim__betas": (0.8, 0.9)}, "optim.betas: [0.9, 0.999] in the run, [0.8, 0.9] now"),
-    ({"train__batch_size": 8}, "train.batch_size: 4 in the run, 8 now"),
+    ({"train__batch_size": 8}, "train.batch_size x accumulate x processes: 4 in the run, 8 now"),
     ({"train__ema_decay": 0.9}, "train.ema_decay: 0.0 in the run, 0.9 now"),
     ({"data__train": "more.toml"}, "data.train: pairs.toml in the run, more.toml now"),
     ({"method__conditioning_dropout": 0.1}, "method.conditioning_dropout: 0.05 in the run, 0.1 now"),
@@ -52,6 +52,14 @@ def between(before: Recipe, after: Recipe) -> list[str]:
 ])  # fmt: skip
 def test_what_changes_numbers_counts(change: dict[str, Any], line: str) -> None:
     assert between(recipe(), recipe(**change)) == [line]
+
+
+@pytest.mark.parametrize("buckets", [None, Buckets(sides=[64])])
+def test_how_a_step_is_divided_among_processes_does_not_count_but_its_size_does(buckets: Buckets | None) -> None:
+    two = identity_of(recipe(train__accumulate=2, data__buckets=buckets), FACTS, 2)
+    assert differences(two, identity_of(recipe(train__accumulate=1, data__buckets=buckets), FACTS, 4)) == []
+    (line,) = differences(two, identity_of(recipe(train__accumulate=2, data__buckets=buckets), FACTS, 4))
+    assert "accumulate x processes" in line
 
 
 @pytest.mark.parametrize("change", [
