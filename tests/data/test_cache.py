@@ -367,7 +367,7 @@ class TestProcesses:
         keys, draw = keys_of(count), random.Random()
         kills = 0
         while kills < 6:
-            child = FRESH.Process(target=fill_noting, args=(tmp_path / "store", count, note, 0.0))
+            child = FRESH.Process(target=fill_noting, args=(tmp_path / "store", count, note, 0.005))
             child.start()
             begun = len(noted(note))
             while child.is_alive() and len(noted(note)) == begun:
