@@ -21,7 +21,7 @@ import torch
 from editkit.data.cache import entry_key, fill
 from editkit.data.shard import Tensors, pack, unpack
 from editkit.data.store import Store
-from editkit.train.run import machine_facts
+from editkit.train.record import machine_facts
 
 BATCH = 64
 SHAPES = {  # of the tensors of an entry: latents of a source; mean and spread of a target; each in two views, or in one

@@ -1,7 +1,7 @@
 """Whether killed runs end like the one that nothing stopped: `python -m tests.bench.kills [--kills N] [--seed N]`.
 
 Real processes train the tiny Stable Diffusion whole, then a LoRA with dropout; each is killed at random moments of a fill, a
-step, a save and a preview, and resumed. Printed as JSON: every kill, and whether the ends are bit-equal.
+step, a save, a preview and the report, and resumed. Printed as JSON: every kill, and whether the ends are bit-equal.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from editkit.train.run import machine_facts
+from editkit.train.record import machine_facts
 from tests.tiny import save_tiny_stable_diffusion
 from tests.train.kill import LORA, differing, train_to_the_end, train_under_kills, write_recipe
 
-KINDS = ("save", "step", "preview", "fill")
+KINDS = {"save": 3, "step": 2, "preview 3": 1, "preview 6": 1, "fill": 1, "report": 1}  # how often each is tried
 KILLS_A_RUN = 5  # more, and most of them would come to a run that is at its end
 
 
@@ -33,7 +33,8 @@ def measure(recipe: str, kills: int, seed: int, changes: Sequence[str] = ()) -> 
     moments: list[dict[str, Any]] = []
     ends: list[list[str]] = []
     while len(moments) < kills:
-        kinds = draw.choices(KINDS, weights=(3, 2, 1, 1), k=min(KILLS_A_RUN, kills - len(moments)))
+        drawn = draw.choices(list(KINDS), KINDS.values(), k=min(KILLS_A_RUN, kills - len(moments)))
+        kinds = sorted(drawn, key=["fill", "step", "save", "preview 3", "preview 6", "report"].index)
         run, found = train_under_kills(recipe, kinds, spent, draw.randrange(2**32), changes)
         ends.append(differing(run, whole))
         moments += [{"moment": k.moment, "kind": k.kind, "after_ms": round(k.after_ms, 1)} for k in found]

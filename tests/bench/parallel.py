@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from editkit.train.run import machine_facts
+from editkit.train.record import machine_facts
 from tests.tiny import save_tiny_stable_diffusion
 from tests.train.parallel_runs import KINDS, differences, divided, train, write_recipe
 

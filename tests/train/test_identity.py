@@ -54,6 +54,14 @@ def test_what_changes_numbers_counts(change: dict[str, Any], line: str) -> None:
     assert between(recipe(), recipe(**change)) == [line]
 
 
+@pytest.mark.parametrize("buckets", [None, Buckets(sides=[64])])
+def test_how_a_step_is_divided_among_processes_does_not_count_but_its_size_does(buckets: Buckets | None) -> None:
+    two = identity_of(recipe(train__accumulate=2, data__buckets=buckets), FACTS, 2)
+    assert differences(two, identity_of(recipe(train__accumulate=1, data__buckets=buckets), FACTS, 4)) == []
+    (line,) = differences(two, identity_of(recipe(train__accumulate=2, data__buckets=buckets), FACTS, 4))
+    assert "accumulate x processes" in line
+
+
 @pytest.mark.parametrize("change", [
     {"train__log_every": 3}, {"train__save_every": 3}, {"train__preview_every": 3}, {"train__keep_last": 9},
     {"train__keep_best": 1, "train__best_metric": "-loss"}, {"train__threads": 1}, {"train__resume_despite": ["data"]},
@@ -127,7 +135,7 @@ def test_how_a_step_is_divided_counts_only_with_buckets() -> None:
     assert identity_of(whole, FACTS) == identity_of(recipe(train__batch_size=1), FACTS, processes=4)
     buckets = {"data__buckets": Buckets(sides=[64])}
     assert between(recipe(**buckets), recipe(**buckets, train__batch_size=2, train__accumulate=2)) == [
-        "train.accumulate: 1 in the run, 2 now",
+        "batches a step: 1 in the run, 2 now",
         "train.batch_size: 4 in the run, 2 now",
     ]
 

@@ -35,7 +35,7 @@ def full(place: Path) -> Whole:
 
 def test_a_run_that_is_killed_again_and_again_ends_bit_by_bit_like_one_that_never_was(full: Whole) -> None:
     recipe, whole, spent = full
-    kinds = ["fill", "save", "step", "preview", "save"]
+    kinds = ["fill", "save", "step", "preview 6", "report"]
     killed, kills = train_under_kills(recipe, kinds, spent, seed=1)
     assert len(kills) == len(kinds)
     assert differing(killed, whole) == []
@@ -44,7 +44,7 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_by_bit_like_one_that_neve
 def test_an_adapter_with_dropout_too(place: Path) -> None:
     (place / "lora.toml").write_text(Path("recipe.toml").read_text() + LORA)
     whole, spent = train_to_the_end("lora.toml")
-    killed, kills = train_under_kills("lora.toml", ["save", "preview"], spent, seed=2)
+    killed, kills = train_under_kills("lora.toml", ["save", "preview 3"], spent, seed=2)
     assert len(kills) == 2
     assert differing(killed, whole) == []
 

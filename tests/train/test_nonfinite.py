@@ -1,4 +1,4 @@
-"""A loss that is no number: the weights stay as they were, the batch is written down, the recipe is followed."""
+"""A loss that is no number: the weights stay as they were, the batch is written down, and the recipe is followed."""
 
 from __future__ import annotations
 
@@ -116,7 +116,8 @@ def test_stop_leaves_the_weights_writes_the_batch_down_and_goes_on_as_told(
     assert said["action"] == "stop"
     assert [e["position"] for e in said["examples"]] == [8, 9, 10, 11]
     assert all(e["text"] or e["text"] == "" for e in said["examples"])
-    assert {p.name for p in folder.glob("*.png")} == {f"{n:03d}-{r}.png" for n in range(4) for r in ("source", "target")}
+    pictures = {f"{n:03d}-{role}.png" for n in range(4) for role in ("source", "target", "mask")}
+    assert {p.name for p in folder.glob("*.png")} == pictures
 
     train(recipe, [*CHANGES, 'train.on_nonfinite="skip"'], resume=str(run))
     assert_equal(run, passed_over)
