@@ -132,13 +132,6 @@ class InstructEdit:
     def preview(self, dataset: Dataset[EditPair], folder: Path, step: int) -> Mapping[str, Any]:
         return write_preview(self._editor(), dataset, folder, step, self._recipe.evaluate)
 
-    def rehearse_preview(self, batch: Batch) -> None:
-        """One sampling step with the guidance's three branches, and the decoding: the most memory that a preview takes."""
-        inputs = concat_source(batch["mean"], batch["source"]).repeat(3, 1, 1, 1)
-        steps = torch.zeros(len(inputs), dtype=torch.long)
-        self._parts.unet(inputs, steps, self._encoded(batch["text"]).repeat(3, 1, 1))
-        self._parts.vae.decode(batch["mean"])
-
     def evaluate(self, dataset: Dataset[EditPair], folder: Path) -> Mapping[str, Any]:
         return evaluate_editor(self._editor(), dataset, folder, self._recipe.evaluate)
 

@@ -135,13 +135,6 @@ class TextToImage:
             return {}
         return {"scores": score_captions(load_judge(self._recipe.evaluate.judge), examples, made)}
 
-    def rehearse_preview(self, batch: Batch) -> None:
-        """One sampling step with the guidance's two branches, and the decoding: the most memory that a preview takes."""
-        inputs = batch["mean"].repeat(2, 1, 1, 1)
-        steps = torch.zeros(len(inputs), dtype=torch.long)
-        self._parts.unet(inputs, steps, self._encoded(batch["text"]).repeat(2, 1, 1))
-        self._parts.vae.decode(batch["mean"])
-
     def evaluate(self, dataset: Dataset[CaptionedImage], folder: Path) -> Mapping[str, Any]:
         examples, made = self._scored(dataset, self._recipe.evaluate.pairs)
         return {"scores": score_captions(load_judge(self._recipe.evaluate.judge), examples, made)}

@@ -9,13 +9,12 @@ from editkit.errors import UserError
 LAB = Path(__file__).parent.parent / "lab" / "checkpoints"
 
 
-def locate_model(base: str, *, weights: bool = True) -> Path:
+def locate_model(base: str) -> Path:
     """The local folder of a model in the stock layout.
 
     Args:
         base: "lab:NAME" (shipped with editkit), a folder, a run folder (its `model/`), or a Hub id "user/name", which is
             downloaded, or found in the Hub's own cache.
-        weights: False = of a Hub repository the configurations alone are needed.
 
     Raises:
         UserError: nothing is there.
@@ -30,11 +29,11 @@ def locate_model(base: str, *, weights: bool = True) -> Path:
     if folder.is_dir():
         return folder / "model" if (folder / "model").is_dir() else folder
     if base.count("/") == 1 and not base.startswith((".", "/", "~")):
-        return _download(base, weights)
+        return _download(base)
     raise UserError(f'found no model at "{base}"; expected lab:NAME, a folder, a run or a Hub id such as user/name')
 
 
-def _download(repo: str, weights: bool) -> Path:
+def _download(repo: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -44,7 +43,7 @@ def _download(repo: str, weights: bool) -> Path:
     )
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=None if weights else ["*.json", "*.txt"]))
+        return Path(snapshot_download(repo))
     except RepositoryNotFoundError as error:
         raise UserError(f'found no folder and no Hub repository "{repo}" (or no right to read it)') from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:

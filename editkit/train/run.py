@@ -32,11 +32,9 @@ from editkit.runs import find_run, new_run_folder
 from editkit.train.batches import BatchSource
 from editkit.train.checkpoint import Keep, load_checkpoint, note_metrics, save_checkpoint, was_saved
 from editkit.train.ema import PostHocAverage
-from editkit.train.estimate import estimate
 from editkit.train.identity import identity_of, released_options
 from editkit.train.launch import is_launched, launch
 from editkit.train.loop import Hooks, Trainer
-from editkit.train.machines import this_machine
 from editkit.train.parallel import Layout, process_group
 from editkit.train.ranks import on_first
 from editkit.train.record import PREVIEWS, Record
@@ -159,8 +157,6 @@ class _Session:
         for line in [self._header, *self._setup.numerics, *self._survey.lines()]:
             print(line)
         if self.layout.rank == 0:
-            recipe, device = self._setup.recipe, self._setup.device
-            print(estimate(recipe, this_machine(device), dataset=self._setup.train).line(trainer.step))
             self._survey.write(self._run / "data.csv")
         hooks = Hooks(self._log, self._record.pace, self._save, self._preview, self._failed, self._roll_back, self._snapshot)
         try:
