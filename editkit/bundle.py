@@ -114,7 +114,8 @@ def _places() -> list[tuple[re.Pattern[str], str]]:
         for p, stands in sorted(found.items(), key=lambda pair: -len(pair[0]))
         if len(p) > 1
     ]
-    patterns.append((re.compile(r"(?<=/home/)[^/\s\"']+|(?<=/Users/)[^/\s\"']+|(?<=\\\\Users\\\\)[^\\\s\"']+"), "<user>"))
+    homes = "|".join(rf"(?<=/{parent}/)[^/\s\"']+" for parent in ("home", "Users"))
+    patterns.append((re.compile(homes + r"|(?<=\\Users\\)[^\\\s\"']+"), "<user>"))
     for name, stands in ((_user(), "<user>"), (platform.node(), "<machine>")):
         if len(name) > 2:
             patterns.append((re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])"), stands))
