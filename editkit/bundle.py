@@ -115,7 +115,7 @@ def _places() -> list[tuple[re.Pattern[str], str]]:
         if len(p) > 1
     ]
     homes = "|".join(rf"(?<=/{parent}/)[^/\s\"']+" for parent in ("home", "Users"))
-    patterns.append((re.compile(homes + r"|(?<=\\Users\\)[^\\\s\"']+"), "<user>"))
+    patterns.append((re.compile(homes + r"|(?<=\\\\Users\\\\)[^\\\s\"']+"), "<user>"))
     for name, stands in ((_user(), "<user>"), (platform.node(), "<machine>")):
         if len(name) > 2:
             patterns.append((re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])"), stands))
