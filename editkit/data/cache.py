@@ -110,8 +110,8 @@ def fill(
     Args:
         store: where the entries go.
         keys: of all entries that are needed; the same key twice is one entry.
-        encode: from indices into `keys` to their entries. It always gets `batch_size` of them, the last one repeated, because
-            kernels round differently for batches of another size: so an entry has the same bits whatever was missing with it.
+        encode: from indices into `keys` to their entries. It may get fewer than `batch_size`; where a network rounds differently
+            for batches of another size it has to fill them up, so that an entry has the same bits whatever was missing with it.
         batch_size: entries that are encoded and stored at once.
         label: what the bar says.
 
@@ -141,9 +141,7 @@ def fill(
                 bar.advance(len(waiting) - len(left))
                 waiting, at = left, _some_batch(draw, left, batch_size)
                 continue
-            rows = [first[key] for key in batch]
-            rows += rows[-1:] * (batch_size - len(rows))
-            entries = dict(zip(batch, encode(rows)[: len(batch)], strict=True))
+            entries = dict(zip(batch, encode([first[key] for key in batch]), strict=True))
             new = store.put(entries)
             nbytes += sum(tensor.nbytes for entry in entries.values() for tensor in entry.values())
             if not made and not found:
