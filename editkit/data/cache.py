@@ -110,8 +110,8 @@ def fill(
     Args:
         store: where the entries go.
         keys: of all entries that are needed; the same key twice is one entry.
-        encode: from indices into `keys` to their entries. It may get fewer than `batch_size`; where a network rounds differently
-            for batches of another size it has to fill them up, so that an entry has the same bits whatever was missing with it.
+        encode: from indices into `keys` to their entries. It may get fewer than `batch_size`; where a network rounds
+            differently for batches of another size it fills them up, so that an entry has the same bits whatever was missing.
         batch_size: entries that are encoded and stored at once.
         label: what the bar says.
 
