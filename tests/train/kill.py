@@ -184,6 +184,9 @@ def _child(
     announced(running, "_preview", lambda setup, run, rank, step: f"preview {step}")
     announced(running._Session, "_fill_caches", lambda _: "fill")
     announced(running, "write_report", lambda _: "report")
+    # A fork breaks torch's pool of threads; the first use mends it, but not if two threads are the first at once, as when
+    # transformers loads weights ("Invalid thread pool!").
+    torch.set_num_threads(torch.get_num_threads())
     if in_child is not None:
         in_child()
     cli.main(["train", *arguments])
