@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 import editkit
 from editkit.errors import UserError
+from editkit.imports import quick_imports
 
 app = App(
     name="editkit",
@@ -35,7 +36,8 @@ def train(
 
     Example: editkit train recipes/instructpix2pix.toml --set train.steps=200
     """
-    from editkit.train.run import train as run_training
+    with quick_imports():
+        from editkit.train.run import train as run_training
 
     run_training(recipe, set or [], resume, dry_run)
 
@@ -66,7 +68,8 @@ def check(what: str, /, *, json: Json = False) -> int:
 
     Example: editkit check data_specs/avatar_edits.toml
     """
-    from editkit.train.check import check as run_check
+    with quick_imports():
+        from editkit.train.check import check as run_check
 
     return run_check(what, json=json)
 
@@ -88,7 +91,8 @@ def edit(
 
     Example: editkit edit portrait.png "make the hair red" --run lab:tiny-edit -o red.png
     """
-    from editkit.evaluate.edit_file import edit_file
+    with quick_imports():
+        from editkit.evaluate.edit_file import edit_file
 
     path = edit_file(
         image, instruction, run, out, text_guidance=text_guidance, image_guidance=image_guidance, steps=steps, seed=seed
@@ -109,8 +113,9 @@ def evaluate(
 
     Example: editkit eval latest --json
     """
-    from editkit.evaluate.run import evaluate as run_evaluation
-    from editkit.evaluate.scores import print_scores
+    with quick_imports():
+        from editkit.evaluate.run import evaluate as run_evaluation
+        from editkit.evaluate.scores import print_scores
 
     result = run_evaluation(run, bench=bench, pairs=pairs)
     _report(result, json, print_scores)
@@ -194,6 +199,8 @@ def _report(result: Any, json: bool, show: Any) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Runs a verb: exit code 0 only on success, 2 with one clear line for a user's mistake."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns of every optional package that is not installed
+    # Before torch is there: large tensors of the CPU on huge pages, of which the kernel has fewer to zero and to look up.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except UserError as error:

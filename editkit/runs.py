@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
+from collections.abc import Generator
 from datetime import datetime
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from editkit.errors import UserError
 
@@ -22,6 +26,24 @@ def new_run_folder(name: str) -> Path:
         number += 1
     folder.mkdir(parents=True)
     return folder
+
+
+@contextlib.contextmanager
+def hold_run(folder: Path) -> Generator[Path, None, None]:
+    """The run for this process alone while the block runs; the system lets go of it when the process dies.
+
+    Raises:
+        UserError: another process trains it.
+    """
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder}: another process is training this run; wait for it, or stop it first") from None
+    try:
+        yield folder
+    finally:
+        lock.release()
 
 
 def find_run(name: str) -> Path:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import gc
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from editkit.imports import quick_imports
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "editkit"
@@ -100,3 +104,16 @@ def test_every_public_function_says_what_it_does() -> None:
             ):
                 silent.append(f"{path.relative_to(ROOT)}:{node.name}")
     assert not silent
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_quick_imports_leave_the_collector_as_it_was(collecting: bool) -> None:
+    before = gc.isenabled()
+    gc.enable() if collecting else gc.disable()
+    try:
+        with contextlib.suppress(ImportError), quick_imports():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled() == collecting
+    finally:
+        gc.enable() if before else gc.disable()

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from editkit.errors import UserError
+from editkit.imports import quick_imports
 
 METHODS = {
     "autoencoder": "editkit.methods.autoencoder:Autoencoder",
@@ -21,4 +22,5 @@ def method_class(name: str) -> Any:
     if name not in METHODS:
         raise UserError(f'[method] name: found "{name}"; expected one of {", ".join(sorted(METHODS))}')
     module, _, attribute = METHODS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    with quick_imports():
+        return getattr(importlib.import_module(module), attribute)

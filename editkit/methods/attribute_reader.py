@@ -81,13 +81,13 @@ class AttributeReading:
     def loss(self, batch: Batch, draws: Draws) -> Loss:
         images = disturb(to_network(batch["image"]), self._options.disturbed, draws)
         logits = self._reader(images)
-        losses, right, shown = [], 0.0, 0
+        losses, right, shown = [], torch.zeros(()), 0
         for column, name in enumerate(self._words):
             labels = batch["labels"][:, column]
             visible = labels != HIDDEN
             if visible.any():
                 losses.append(F.cross_entropy(logits[name].float()[visible], labels[visible], label_smoothing=0.02))
-                right += (logits[name].argmax(1) == labels)[visible].sum().item()
+                right = right + (logits[name].argmax(1) == labels)[visible].sum()
                 shown += int(visible.sum())
         return Loss(torch.stack(losses).mean(), {"accuracy": right / shown})
 

@@ -92,7 +92,7 @@ class InstructEdit:
         """The source's posterior mode, and the target's posterior, from which every step draws a sample."""
         source = self._parts.vae.encode(to_network(pixels_BNCHW[:, 0])).latent_dist
         target = self._parts.vae.encode(to_network(pixels_BNCHW[:, 1])).latent_dist
-        return {"source": source.mode().float(), "mean": target.mean.float(), "std": target.std.float()}
+        return {"source": source.mode(), "mean": target.mean, "std": target.std}
 
     def cache_texts(self, texts: Iterable[str], store: Store) -> None:
         self._encoded.fill(texts, store)
@@ -131,6 +131,13 @@ class InstructEdit:
 
     def preview(self, dataset: Dataset[EditPair], folder: Path, step: int) -> Mapping[str, Any]:
         return write_preview(self._editor(), dataset, folder, step, self._recipe.evaluate)
+
+    def rehearse_preview(self, batch: Batch) -> None:
+        """One sampling step with the guidance's three branches, and the decoding: the most memory that a preview takes."""
+        inputs = concat_source(batch["mean"], batch["source"]).repeat(3, 1, 1, 1)
+        steps = torch.zeros(len(inputs), dtype=torch.long)
+        self._parts.unet(inputs, steps, self._encoded(batch["text"]).repeat(3, 1, 1))
+        self._parts.vae.decode(batch["mean"])
 
     def evaluate(self, dataset: Dataset[EditPair], folder: Path) -> Mapping[str, Any]:
         return evaluate_editor(self._editor(), dataset, folder, self._recipe.evaluate)

@@ -81,7 +81,7 @@ class TextToImage:
 
     def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
         posterior = self._parts.vae.encode(to_network(pixels_BNCHW[:, 0])).latent_dist
-        return {"mean": posterior.mean.float(), "std": posterior.std.float()}
+        return {"mean": posterior.mean, "std": posterior.std}
 
     def cache_texts(self, texts: Iterable[str], store: Store) -> None:
         self._encoded.fill(texts, store)
@@ -134,6 +134,13 @@ class TextToImage:
         if not self._recipe.evaluate.preview_pairs:
             return {}
         return {"scores": score_captions(load_judge(self._recipe.evaluate.judge), examples, made)}
+
+    def rehearse_preview(self, batch: Batch) -> None:
+        """One sampling step with the guidance's two branches, and the decoding: the most memory that a preview takes."""
+        inputs = batch["mean"].repeat(2, 1, 1, 1)
+        steps = torch.zeros(len(inputs), dtype=torch.long)
+        self._parts.unet(inputs, steps, self._encoded(batch["text"]).repeat(2, 1, 1))
+        self._parts.vae.decode(batch["mean"])
 
     def evaluate(self, dataset: Dataset[CaptionedImage], folder: Path) -> Mapping[str, Any]:
         examples, made = self._scored(dataset, self._recipe.evaluate.pairs)

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from editkit.errors import UserError
+from editkit.imports import quick_imports
 
 METADATA = "editkit.json"  # beside exported weights: how pictures are prepared and what guidance is the default
 
@@ -20,4 +21,5 @@ def family(name: str) -> Any:
     """The module of a family: it has `Options` and `load` (see `editkit.models.protocol`)."""
     if name not in FAMILIES:
         raise UserError(f'[model] family: found "{name}"; expected one of {", ".join(sorted(FAMILIES))}')
-    return importlib.import_module(FAMILIES[name])
+    with quick_imports():
+        return importlib.import_module(FAMILIES[name])

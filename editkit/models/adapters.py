@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (
-    StableDiffusionInstructPix2PixPipeline,
-)
 from peft import (
     LoHaConfig,
     LoKrConfig,
@@ -140,6 +137,8 @@ def save_adapter(unet: Any, folder: Path) -> None:
         # In peft's names: diffusers' older ones exist for the attention alone, and its loader takes a file to be all in the
         # one or all in the other, so that a file with both would lose the attention's layers without a word.
         layers = {k: v.contiguous() for k, v in state.items()}
+        from diffusers import StableDiffusionInstructPix2PixPipeline  # nothing before the export needs it
+
         # Without the configuration a loader takes alpha = rank, and the adapter would have another strength.
         facts = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
         StableDiffusionInstructPix2PixPipeline.save_lora_weights(

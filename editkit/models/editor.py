@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import (
-    StableDiffusionInstructPix2PixPipeline,
-)
 from PIL import Image
 
 from editkit.data.prepare import PrepareParams, prepare, to_image, to_network
@@ -53,7 +50,7 @@ class StableDiffusionEditor:
         self._parts = parts
         self._params = PrepareParams(resolution)
         self._batch_size = batch_size
-        self._pipeline = parts.pipeline(StableDiffusionInstructPix2PixPipeline)
+        self._pipeline = _pipeline(parts)
         self._pipeline.set_progress_bar_config(disable=True)
 
     def describe(self) -> str:
@@ -192,11 +189,17 @@ def _weights_folder(run: str) -> Path:
     raise UserError(f"{folder}: found neither model/ nor adapter/; the run has not come to its end")
 
 
+def _pipeline(parts: StableDiffusion) -> Any:
+    from diffusers import StableDiffusionInstructPix2PixPipeline  # slow, and nothing before the first preview needs it
+
+    return parts.pipeline(StableDiffusionInstructPix2PixPipeline)
+
+
 def _load_adapter(folder: Path, facts: dict[str, Any]) -> StableDiffusion:
     if "base" not in facts:
         raise UserError(f"{folder}: found no {METADATA}, so it is not known which model the adapter belongs to")
     parts = load(facts["base"], Options())
-    pipeline = parts.pipeline(StableDiffusionInstructPix2PixPipeline)
+    pipeline = _pipeline(parts)
     load_adapter(pipeline, folder)
     parts.put("text_encoder", pipeline.text_encoder)
     return parts

@@ -9,12 +9,13 @@ from editkit.errors import UserError
 LAB = Path(__file__).parent.parent / "lab" / "checkpoints"
 
 
-def locate_model(base: str) -> Path:
+def locate_model(base: str, *, weights: bool = True) -> Path:
     """The local folder of a model in the stock layout.
 
     Args:
         base: "lab:NAME" (shipped with editkit), a folder, a run folder (its `model/`), or a Hub id "user/name", which is
             downloaded, or found in the Hub's own cache.
+        weights: False = of a Hub repository the configurations alone are needed.
 
     Raises:
         UserError: nothing is there.
@@ -29,11 +30,11 @@ def locate_model(base: str) -> Path:
     if folder.is_dir():
         return folder / "model" if (folder / "model").is_dir() else folder
     if base.count("/") == 1 and not base.startswith((".", "/", "~")):
-        return _download(base)
+        return _download(base, weights)
     raise UserError(f'found no model at "{base}"; expected lab:NAME, a folder, a run or a Hub id such as user/name')
 
 
-def _download(repo: str) -> Path:
+def _download(repo: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -43,7 +44,7 @@ def _download(repo: str) -> Path:
     )
 
     try:
-        return Path(snapshot_download(repo))
+        return Path(snapshot_download(repo, allow_patterns=None if weights else ["*.json", "*.txt"]))
     except RepositoryNotFoundError as error:
         raise UserError(f'found no folder and no Hub repository "{repo}" (or no right to read it)') from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:

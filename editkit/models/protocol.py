@@ -35,9 +35,11 @@ class FamilyModule(Protocol):
     Options: type[Section]
 
     @staticmethod
-    def load(base: str, options: Section, texts: Callable[[], Iterable[str]] | None = None) -> Parts:
+    def load(base: str, options: Section, texts: Callable[[], Iterable[str]] | None = None, *, weights: bool = True) -> Parts:
         """Loads `base`; a part that `options` configures is made anew with random weights instead.
 
-        `texts` gives the training texts, for a tokenizer that is to be trained.
+        `texts` gives the training texts, for a tokenizer that is to be trained. Without `weights` the networks are made from
+        the base's configurations alone, so that what they will take can be known before anything large is read; a few texts
+        are then enough.
         """
         ...

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from editkit.data.buckets import batch_sizes
+from editkit.data.buckets import Size, batch_sizes
 from editkit.data.cache import Store, entry_key, fill, weights_hash
 from editkit.data.draws import CACHED_VIEW, VIEW, Draws
 from editkit.data.examples import Dataset
@@ -193,7 +193,7 @@ class BatchSource:
                     self._store,
                     [self._key(row, view) for row, view in wanted],
                     lambda numbers, wanted=wanted: self._made([wanted[n] for n in numbers]),
-                    batch_size=self._encoded_at_once(size),
+                    batch_size=encoded_at_once(size),
                     label=f"encoding {size[0]} x {size[1]} px",
                 )
             )
@@ -227,7 +227,7 @@ class BatchSource:
         """The entries of (row, view) pairs of one bucket."""
         size = self._survey.buckets[self._survey.bucket_of[wanted[0][0]]]
         opened = [self._open(self._dataset[self._survey.usable[row]], self._view(row, number), size) for row, number in wanted]
-        count = self._encoded_at_once(size)
+        count = encoded_at_once(size)
         made = []
         for start in range(0, len(opened), count):
             part = opened[start : start + count]
@@ -235,9 +235,6 @@ class BatchSource:
             encoded = {name: tensor.cpu() for name, tensor in self._encode(full).items()}
             made += [{name: tensor[i].clone() for name, tensor in encoded.items()} for i in range(len(part))]
         return made
-
-    def _encoded_at_once(self, size: tuple[int, int]) -> int:
-        return min(ENCODE_BATCH, max(1, ENCODE_PIXELS // (size[0] * size[1])))
 
     def _look_up(self, planned: Planned, views: Sequence[int]) -> Batch:
         assert self._store is not None
@@ -253,6 +250,11 @@ class BatchSource:
                 found[i] = entry
         entries = [entry for entry in found if entry is not None]
         return {name: torch.stack([e[name] for e in entries]) for name in entries[0]}
+
+
+def encoded_at_once(size: Size) -> int:
+    """How many examples of a bucket go through the encoders together when the cache is filled."""
+    return min(ENCODE_BATCH, max(1, ENCODE_PIXELS // (size[0] * size[1])))
 
 
 def _weights_of(method: Method) -> str:

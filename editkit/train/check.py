@@ -17,6 +17,7 @@ from editkit.data.pictures import Picture, PictureError
 from editkit.data.read import open_dataset
 from editkit.errors import UserError
 from editkit.evaluate.pictures import contact_sheet
+from editkit.train.estimate_table import print_estimates
 from editkit.train.setup import check_recipe
 
 SAMPLE = 16  # sound examples on the contact sheet
@@ -64,13 +65,17 @@ def _is_recipe(path: Path) -> bool:
 
 
 def _show(facts: dict[str, Any], json: bool) -> None:
+    here, elsewhere = facts.pop("estimate"), facts.pop("elsewhere")
     if json:
-        print(jsonlib.dumps(facts, indent=1))
+        estimates = {"estimate": here.as_dict(), "elsewhere": [e.as_dict() for e in elsewhere]}
+        print(jsonlib.dumps({**facts, **estimates}, indent=1))
         return
     table = Table(show_header=False)
     for key, value in facts.items():
         table.add_row(key, f"{value:,}" if isinstance(value, int) else str(value))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    print_estimates(here, elsewhere, console)
 
 
 def _as_json(findings: dict[str, Findings], sheet: Path) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def _copy(parameter: nn.Parameter) -> torch.Tensor:
 
 @torch.no_grad()
 def _move(average: Mapping[str, torch.Tensor], parameters: Mapping[str, nn.Parameter], decay: float) -> None:
-    weights = [parameters[n].detach().to(a.dtype) for n, a in average.items()]
+    weights = [parameters[n].to(a.dtype) for n, a in average.items()]
     torch._foreach_lerp_(list(average.values()), weights, 1 - decay)
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from editkit.errors import UserError
 from editkit.recipe.schema import Optim, Recipe
 
-NUMERICS = 2
+NUMERICS = 3
 """The version of the code's numbers: raised whenever the same recipe would give other numbers than before.
 
 Such as another order of the examples, another use of a seed, another default inside a loss or an optimiser. A change of

@@ -144,8 +144,7 @@ class Trainer:
         for part in range(options.accumulate):
             taken.append(self._batches.take())
             self._window.waited += taken[-1].waited
-            # Dropout layers draw from the global stream.
-            torch.manual_seed(_mix(self._recipe.seed, self.step, part * self._layout.world + self._layout.rank))
+            self._seed_dropout(part)
             last = part == options.accumulate - 1
             numbers = computing(self._device, options.precision, options.attention)
             with self._layout.gradients(synchronise=last), numbers:
@@ -167,6 +166,14 @@ class Trainer:
             self._handle(wrong, taken, hooks)
         self.step += 1
         return {"lr": lr, **({"grad_norm": norm} if math.isfinite(norm) else {})}  # JSON has no other numbers
+
+    def _seed_dropout(self, part: int) -> None:
+        """Dropout layers draw from the device's global stream."""
+        seed = _mix(self._recipe.seed, self.step, part * self._layout.world + self._layout.rank)
+        if self._device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for every other device, each time
+        else:
+            torch.manual_seed(seed)
 
     def _update(self, hooks: Hooks | None) -> None:
         if self.step not in self._skip:

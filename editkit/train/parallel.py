@@ -90,8 +90,12 @@ class Layout:
         Returns:
             The norm before.
         """
-        norm = nn.utils.clip_grad_norm_(parameters, max_norm)
-        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+        parameters = list(parameters)
+        total = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = (total.full_tensor() if isinstance(total, DTensor) else total).item()
+        if norm > max_norm:
+            nn.utils.clip_grads_with_norm_(parameters, max_norm, total)
+        return norm
 
     def mean(self, parts: Sequence[Mapping[str, Any]], norm: float) -> dict[str, float]:
         """Means of figures over the passes of a step and over all processes; one exchange with the device.

@@ -21,20 +21,21 @@ from editkit.bundle import HINT
 from editkit.data.cache import open_cache
 from editkit.data.sampler import ShuffledStream
 from editkit.errors import UserError
-from editkit.evaluate.report import write_report
 from editkit.evaluate.scores import print_scores
 from editkit.models import METADATA
 from editkit.models.networks import awake, park_all
 from editkit.models.precision import choose_device, computing
 from editkit.recipe.load import Source, load_recipe
 from editkit.recipe.schema import Recipe
-from editkit.runs import find_run, new_run_folder
+from editkit.runs import find_run, hold_run, new_run_folder
 from editkit.train.batches import BatchSource
 from editkit.train.checkpoint import Keep, load_checkpoint, note_metrics, save_checkpoint, was_saved
 from editkit.train.ema import PostHocAverage
+from editkit.train.expected import expected_line
 from editkit.train.identity import identity_of, released_options
 from editkit.train.launch import is_launched, launch
 from editkit.train.loop import Hooks, Trainer
+from editkit.train.memory import keep_freed_memory
 from editkit.train.parallel import Layout, process_group
 from editkit.train.ranks import on_first
 from editkit.train.record import PREVIEWS, Record
@@ -82,22 +83,25 @@ def train_here(recipe: Recipe, source: Source | None, resumed: Path | None) -> P
     """
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
-    with process_group(choose_device()) as rank:
-        setup = prepare_run(recipe, source)
-        run = resumed or Path(on_first(lambda: str(new_run_folder(recipe.name))))
-        session = _Session(setup, run, resumed is not None)
+    keep_freed_memory()
+    with contextlib.ExitStack() as held:
+        with process_group(choose_device()) as rank:
+            setup = prepare_run(recipe, source)
+            run = resumed or Path(on_first(lambda: str(new_run_folder(recipe.name))))
+            on_first(lambda: str(held.enter_context(hold_run(run))))
+            session = _Session(setup, run, resumed is not None)
+            with _explaining_the_disk(run):
+                session.run()
+            world = session.layout.world
+            if world > 1:
+                session.close()
+        if rank:
+            return run
+        if world > 1:  # what is exported and judged is the whole model in one process, read from the last checkpoint
+            session = _Session(prepare_run(recipe, source), run, resuming=True, processes=world)
         with _explaining_the_disk(run):
-            session.run()
-        world = session.layout.world
-        if world > 1:
-            session.close()
-    if rank:
+            session.finish()
         return run
-    if world > 1:  # what is exported and judged is the whole model in one process, read from the last checkpoint
-        session = _Session(prepare_run(recipe, source), run, resuming=True, processes=world)
-    with _explaining_the_disk(run):
-        session.finish()
-    return run
 
 
 class _Session:
@@ -157,6 +161,7 @@ class _Session:
         for line in [self._header, *self._setup.numerics, *self._survey.lines()]:
             print(line)
         if self.layout.rank == 0:
+            print(expected_line(self._setup, trainer.step))
             self._survey.write(self._run / "data.csv")
         hooks = Hooks(self._log, self._record.pace, self._save, self._preview, self._failed, self._roll_back, self._snapshot)
         try:
@@ -257,6 +262,8 @@ class _Session:
                 (run / "evaluation").mkdir(exist_ok=True)
                 (run / "evaluation" / "scores.json").write_text(json.dumps(scores, indent=1), encoding="utf-8")
                 print_scores(scores)
+        from editkit.evaluate.report import write_report  # with the plots' library, which no step waits for
+
         self._record.finish("done", **self._figures())
         print(f"report: {write_report(run)}")
 

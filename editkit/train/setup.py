@@ -25,6 +25,8 @@ from editkit.models.networks import prepare_networks
 from editkit.models.precision import check_numerics, choose_device, describe_numerics, to_channels_last
 from editkit.recipe.load import Source, load_recipe, options
 from editkit.recipe.schema import Recipe
+from editkit.train.estimate import estimates
+from editkit.train.machines import NAMED, this_machine
 from editkit.train.parallel import Layout
 from editkit.train.ranks import on_first, world
 from editkit.train.record import FORMAT, machine_facts
@@ -98,9 +100,15 @@ def _places(recipe: Recipe) -> dict[tuple[str, ...], str]:
 
 
 def check_recipe(recipe_path: str) -> dict[str, Any]:
-    """Validates a recipe without training: loads it, opens its data and its model, and counts."""
+    """Validates a recipe without training: loads it, opens its data and its model, counts, and estimates.
+
+    Returns:
+        The run in figures; "estimate" for this machine, and "elsewhere" for named ones (`editkit.train.estimate.Estimate`).
+    """
     recipe, source = load_recipe(recipe_path)
-    return describe(prepare_run(recipe, source))
+    setup = prepare_run(recipe, source)
+    here, *elsewhere = estimates(recipe, [this_machine(setup.device), *NAMED.values()], source=source, dataset=setup.train)
+    return {**describe(setup), "estimate": here, "elsewhere": elsewhere}
 
 
 def describe(setup: Setup) -> dict[str, Any]:

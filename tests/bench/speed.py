@@ -38,7 +38,7 @@ from editkit.models.surgery import widen_conv_in
 from editkit.recipe.load import load_recipe
 from editkit.train.batches import BatchSource
 from editkit.train.loop import Trainer
-from editkit.train.memory import peak_bytes
+from editkit.train.memory import keep_freed_memory, peak_bytes
 from editkit.train.parallel import Layout
 from editkit.train.record import machine_facts
 from editkit.train.setup import make_stream, prepare_run
@@ -126,6 +126,7 @@ class _Clock:
 
 def ours(steps: int, cached: bool) -> dict[str, Any]:
     """editkit's own engine on the recipe; seconds a step and where they go."""
+    keep_freed_memory()
     recipe, source = load_recipe(RECIPE, [f"data.cache_latents={str(cached).lower()}"])
     setup = prepare_run(recipe, source)
     looked = survey(setup.train, setup.all_usable, setup.method, recipe.data)
@@ -221,6 +222,8 @@ def _children(rounds: int, steps: int) -> Iterator[dict[str, dict[str, Any]]]:
             with tempfile.TemporaryDirectory() as cache:
                 command = [sys.executable, "-m", "tests.bench.speed", "--way", way, "--steps", str(steps)]
                 environment = os.environ | {"EDITKIT_CACHE": cache, "EDITKIT_QUIET": "1"}
+                if way != "plain":
+                    environment["THP_MEM_ALLOC_ENABLE"] = "1"  # as `editkit.cli` has it
                 done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
             found[way] = json.loads(done.stdout.splitlines()[-1])
         yield found

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from editkit import cli
+from editkit.evaluate import report
 from editkit.train import run as running
 from editkit.train.checkpoint import list_checkpoints, read_checkpoint
 from editkit.train.loop import Trainer
@@ -183,7 +184,7 @@ def _child(
     announced(running, "save_checkpoint", lambda run, step, *_: f"save {step}")
     announced(running, "_preview", lambda setup, run, rank, step: f"preview {step}")
     announced(running._Session, "_fill_caches", lambda _: "fill")
-    announced(running, "write_report", lambda _: "report")
+    announced(report, "write_report", lambda _: "report")
     # A fork breaks torch's pool of threads; the first use mends it, but not if two threads are the first at once, as when
     # transformers loads weights ("Invalid thread pool!").
     torch.set_num_threads(torch.get_num_threads())

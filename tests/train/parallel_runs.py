@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
+from editkit.methods.instruct_edit import InstructEdit
 from editkit.train import launch
 from editkit.train.batches import BatchSource, Taken
 from editkit.train.checkpoint import list_checkpoints, read_checkpoint
@@ -75,23 +77,42 @@ def divided(layout: str, processes: int, shard: int = 1) -> list[str]:
     ]  # fmt: skip
 
 
-def begin(recipe: str, changes: Sequence[str], resume: Path | None = None) -> Any:
-    """Starts a run as `tests.train.kill.start` does; every process writes `seen-RANK.json` into `$SEEN` at its end."""
+def begin(recipe: str, changes: Sequence[str], resume: Path | None = None, in_child: Callable[[], None] = lambda: None) -> Any:
+    """Starts a run as `tests.train.kill.start` does; every process writes `seen-RANK.json` at its end."""
+
+    def prepare() -> None:
+        spy()
+        in_child()
+
     set_ = [part for change in changes for part in ("--set", change)]
-    return start([recipe, *set_, *(["--resume", str(resume)] if resume else [])], in_child=spy)
+    return start([recipe, *set_, *(["--resume", str(resume)] if resume else [])], in_child=prepare)
 
 
-def train(recipe: str, changes: Sequence[str] = (), resume: Path | None = None) -> tuple[Path, list[dict[str, Any]]]:
+def train(
+    recipe: str, changes: Sequence[str] = (), resume: Path | None = None, in_child: Callable[[], None] = lambda: None
+) -> tuple[Path, list[dict[str, Any]]]:
     """A whole run: its folder, and what each process saw."""
     before = set(Path("runs").glob("*"))
     for old in Path().glob("seen-*.json"):
         old.unlink()
-    child = begin(recipe, changes, resume)
+    child = begin(recipe, changes, resume, in_child)
     for _ in child.moments():
         pass
     assert child.end() == 0, child.output.read_text()
     made = set(Path("runs").glob("*")) - before
     return resume or made.pop(), [json.loads(p.read_text()) for p in sorted(Path().glob("seen-*.json"))]
+
+
+def poison(position: int, factor: float, patch: Callable[[Any, str, Any], object] = setattr) -> None:
+    """Multiplies the loss of the batch that holds the example at this position of the stream."""
+    original = InstructEdit.loss
+
+    def loss(method: InstructEdit, batch: Any, draws: Any) -> Any:
+        found = original(method, batch, draws)
+        is_poisoned = any(int(s.bit_generator.state["state"]["key"][1]) == position for s in draws._streams)
+        return dataclasses.replace(found, value=found.value * factor) if is_poisoned else found
+
+    patch(InstructEdit, "loss", loss)
 
 
 def spy() -> None:
@@ -159,7 +180,10 @@ def differences(found: Path, expected: Path) -> dict[str, float]:
 
     a, b = lines(found), lines(expected)
     assert [x["step"] for x in a] == [x["step"] for x in b], "every step has its line"
-    result = {name: max(abs(x[name] - y[name]) for x, y in zip(a, b, strict=True)) for name in ("loss", "grad_norm")}
+    result = {}
+    for name in ("loss", "grad_norm"):
+        assert [name in x for x in a] == [name in x for x in b], "the same steps were passed over"
+        result[name] = max(abs(x[name] - y[name]) for x, y in zip(a, b, strict=True) if name in x)
     c, d = (read_checkpoint(list_checkpoints(run)[-1]) for run in (found, expected))
     for kind, some, others in (
         ("weights", c["weights"], d["weights"]),

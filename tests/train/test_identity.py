@@ -78,12 +78,12 @@ def test_the_number_of_steps_counts_where_the_schedule_depends_on_it() -> None:
 
 
 def test_facts_and_the_codes_numbers_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    saved = identity_of(recipe(), FACTS)
-    monkeypatch.setattr(module, "NUMERICS", 3)
+    saved, before = identity_of(recipe(), FACTS), module.NUMERICS
+    monkeypatch.setattr(module, "NUMERICS", 99)
     now = identity_of(recipe(), FACTS | {"data": "c" * 64, "torch": "2.14.0"})
     assert differences(saved, now) == [
         "data: aaaaaaaaaaaa in the run, cccccccccccc now",
-        "numerics: 2 in the run, 3 now",
+        f"numerics: {before} in the run, 99 now",
         "torch: 2.13.0 in the run, 2.14.0 now",
     ]
 

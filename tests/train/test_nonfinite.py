@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -12,10 +11,10 @@ import pytest
 import torch
 
 from editkit.errors import UserError
-from editkit.methods.instruct_edit import InstructEdit
 from editkit.train.checkpoint import list_checkpoints, read_checkpoint
 from editkit.train.loop import Trainer
 from editkit.train.run import train
+from tests.train import parallel_runs
 from tests.train.kill import differing
 from tests.train.parallel_runs import write_recipe
 
@@ -36,18 +35,7 @@ def recipe(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Multiplies the loss of the batch with the poisoned example."""
-
-    def apply(factor: float) -> None:
-        original = InstructEdit.loss
-
-        def loss(method: InstructEdit, batch: Any, draws: Any) -> Any:
-            found = original(method, batch, draws)
-            is_poisoned = any(int(s.bit_generator.state["state"]["key"][1]) == POISONED for s in draws._streams)
-            return dataclasses.replace(found, value=found.value * factor) if is_poisoned else found
-
-        monkeypatch.setattr(InstructEdit, "loss", loss)
-
-    return apply
+    return lambda factor: parallel_runs.poison(POISONED, factor, monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")

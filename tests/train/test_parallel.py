@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import signal
 import time
@@ -11,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from editkit.train.checkpoint import list_checkpoints
 from tests.train.kill import differing
-from tests.train.parallel_runs import BATCHES, KINDS, begin, differences, divided, train, write_recipe
+from tests.train.parallel_runs import BATCHES, KINDS, begin, differences, divided, poison, train, write_recipe
 
 CLOSE = 1e-5
 
@@ -110,6 +113,34 @@ def test_a_killed_process_ends_the_job_with_one_line_and_the_job_resumes(
     (run,) = set(Path("runs").glob("*")) - before
     train("lora.toml", divided("ddp", 2), resume=run)
     assert differing(run, whole) == []
+
+
+def test_processes_that_are_asked_to_end_save_the_same_step_and_go_on(place: Path) -> None:
+    changes = [*divided("fsdp", 2), "train.save_every=0"]
+    whole, _ = train("lora.toml", changes)
+    before = set(Path("runs").glob("*"))
+    child = begin("lora.toml", changes)
+    for _, moment in child.moments():
+        if moment == "step 2":
+            break
+    began = time.monotonic()
+    assert child.end(signal.SIGTERM) == 130, child.output.read_text()
+    assert time.monotonic() - began < 20
+    (run,) = set(Path("runs").glob("*")) - before
+    (saved,) = list_checkpoints(run)
+    assert f"stopped at step {int(saved.name.removeprefix('step-'))}, saved" in child.output.read_text()
+    train("lora.toml", changes, resume=run)
+    assert differing(run, whole) == []
+
+
+def test_a_loss_that_is_no_number_in_one_process_is_passed_over_by_all(place: Path) -> None:
+    poisoned = functools.partial(poison, 9, float("nan"))
+    changes = ['train.on_nonfinite="skip"']
+    alone, _ = train("full.toml", changes, in_child=poisoned)
+    run, _ = train("full.toml", [*changes, *divided("fsdp", 2)], in_child=poisoned)
+    losses = ["loss" in json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert losses == [True, False, True]
+    assert max(differences(run, alone).values()) < CLOSE
 
 
 def test_a_mistake_that_the_processes_find_is_one_line(place: Path) -> None:

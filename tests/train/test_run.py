@@ -98,6 +98,18 @@ def test_a_run_leaves_everything_that_is_promised(recipe: str) -> None:
     assert torch.equal(exported, averages[f"unet.{name}"]), "the averaged weights are exported"
 
 
+def test_a_run_that_is_being_trained_cannot_be_resumed_beside(recipe: str) -> None:
+    run = train(recipe, ["train.steps=1"])
+    script = f"from editkit.runs import hold_run, Path\nwith hold_run(Path({str(run)!r})): print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process is training this run"):
+            train(recipe, ["train.steps=1"], resume=run.name)
+        other.kill()
+    train(recipe, ["train.steps=1"], resume=run.name)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_and_resumed_run_equals_the_one_that_was_never_stopped(recipe: str, number: signal.Signals) -> None:
     whole = train(recipe, [])

@@ -96,16 +96,17 @@ class ReaderParts:
         (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
-def load(base: str, options: Options, texts: Callable[[], Iterable[str]] | None = None) -> ReaderParts:
-    """Loads a reader, or prepares a new one when `base` is empty."""
+def load(base: str, options: Options, texts: Callable[[], Iterable[str]] | None = None, *, weights: bool = True) -> ReaderParts:
+    """Loads a reader, or prepares a new one when `base` is empty; see `editkit.models.protocol.FamilyModule`."""
     if not base:
         if not options.channels:
             raise UserError("[model] channels: a new attribute reader needs them, such as [32, 64, 96]")
         return ReaderParts(base, options)
-    folder = locate_model(base)
+    folder = locate_model(base, weights=weights)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: found no attribute reader (config.json is missing)")
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     reader = AttributeReader(config["channels"], config["heads"], config["size"])
-    reader.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+    if weights:
+        reader.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
     return ReaderParts(base, options, reader.eval())

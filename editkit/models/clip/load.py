@@ -54,17 +54,22 @@ class ClipParts:
             self.processor.save_pretrained(folder)
 
 
-def load(base: str, options: Options, texts: Callable[[], Iterable[str]] | None = None) -> ClipParts:
-    """Loads a CLIP, or makes a new one when `options.width` is given."""
+def load(base: str, options: Options, texts: Callable[[], Iterable[str]] | None = None, *, weights: bool = True) -> ClipParts:
+    """Loads a CLIP, or makes a new one when `options.width` is given; see `editkit.models.protocol.FamilyModule`."""
     if options.width is None:
         if not base:
             raise UserError("[model]: found neither base nor width; expected one of them")
-        folder = locate_model(base)
+        folder = locate_model(base, weights=weights)
         try:
             with quiet_files():
+                loaded = (
+                    CLIPModel.from_pretrained(folder, dtype=torch.float32)
+                    if weights
+                    else CLIPModel(CLIPConfig.from_pretrained(folder))
+                )
                 return ClipParts(
                     base,
-                    CLIPModel.from_pretrained(folder, dtype=torch.float32).eval(),
+                    loaded.eval(),
                     CLIPTokenizer.from_pretrained(folder),
                     CLIPImageProcessorPil.from_pretrained(folder),
                 )
@@ -78,7 +83,7 @@ def load(base: str, options: Options, texts: Callable[[], Iterable[str]] | None 
         "num_attention_heads": options.heads, "projection_dim": options.width,
     }  # fmt: skip
     text = {
-        "vocab_size": len(tokenizer), "max_position_embeddings": options.max_length,
+        "vocab_size": len(tokenizer) if weights else options.vocab_size, "max_position_embeddings": options.max_length,
         "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip

@@ -99,7 +99,8 @@ class TextStates:
 
 
 def draw_latents(mean: torch.Tensor, std: torch.Tensor, scaling_factor: float, draws: Draws) -> torch.Tensor:
-    """A sample of the VAE's posterior, multiplied by its scaling factor: what is noised."""
+    """A sample of the VAE's posterior, multiplied by its scaling factor: what is noised. In fp32, whatever is kept of them."""
+    mean, std = mean.float(), std.float()
     return (mean + std * draws.normal(mean)) * scaling_factor
 
 

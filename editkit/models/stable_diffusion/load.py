@@ -156,22 +156,25 @@ class StableDiffusion:
         return kind(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
 
-def load(base: str, options: Options, texts: Callable[[], Iterable[str]] | None = None) -> StableDiffusion:
+def load(
+    base: str, options: Options, texts: Callable[[], Iterable[str]] | None = None, *, weights: bool = True
+) -> StableDiffusion:
     """Loads `base` in fp32 and makes the parts that `options` configures anew.
 
     Args:
         base: see `locate_model`; "" = nothing to load.
         options: the further keys of `[model]`.
         texts: the training texts; needed when a tokenizer is to be trained.
+        weights: False = only the configurations are read, and the weights are whatever the classes begin with.
 
     Returns:
         The parts, on the CPU, in evaluation mode.
     """
     parts = StableDiffusion(base)
     if base:
-        _load_parts(parts, locate_model(base))
+        _load_parts(parts, locate_model(base, weights=weights), weights)
     if options.text_from:
-        _load_text_tower(parts, locate_model(options.text_from))
+        _load_text_tower(parts, locate_model(options.text_from, weights=weights), weights)
     if options.vae:
         parts.put("vae", _new_vae(options.vae))
     if options.tokenizer:
@@ -180,7 +183,10 @@ def load(base: str, options: Options, texts: Callable[[], Iterable[str]] | None 
         trained = train_clip_tokenizer(texts(), options.tokenizer.vocab_size, options.tokenizer.max_length)
         parts.put("tokenizer", trained)
     if options.text_encoder:
-        parts.put("text_encoder", _new_text_encoder(options.text_encoder, parts.tokenizer))
+        vocabulary = len(parts.tokenizer)
+        if options.tokenizer and not weights:  # of the few texts that it was given; training on all fills it
+            vocabulary = options.tokenizer.vocab_size
+        parts.put("text_encoder", _new_text_encoder(options.text_encoder, parts.tokenizer, vocabulary))
     if options.unet:
         parts.put("unet", _new_unet(options.unet, parts.latent_channels, parts.text_encoder.config.hidden_size))
     if options.scheduler:
@@ -190,7 +196,7 @@ def load(base: str, options: Options, texts: Callable[[], Iterable[str]] | None 
     return parts
 
 
-def _load_parts(parts: StableDiffusion, folder: Path) -> None:
+def _load_parts(parts: StableDiffusion, folder: Path, weights: bool) -> None:
     found = [name for name in PARTS if (folder / name).is_dir()]
     if not found:
         raise UserError(f"{folder}: found no Stable Diffusion folder (expected vae/, unet/, text_encoder/ ... in it)")
@@ -200,16 +206,25 @@ def _load_parts(parts: StableDiffusion, folder: Path) -> None:
         precision = {"text_encoder": "dtype", "vae": "torch_dtype", "unet": "torch_dtype"}.get(name)
         try:
             with quiet_files():
-                parts.put(name, kind.from_pretrained(folder / name, **({precision: torch.float32} if precision else {})))
+                if weights or not precision:
+                    made = kind.from_pretrained(folder / name, **({precision: torch.float32} if precision else {}))
+                elif kind is CLIPTextModel:
+                    made = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / name))
+                else:
+                    made = kind.from_config(kind.load_config(folder / name))
+                parts.put(name, made)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"{folder / name}: cannot be loaded as {kind.__name__}: {str(error).splitlines()[0]}") from error
 
 
-def _load_text_tower(parts: StableDiffusion, folder: Path) -> None:
+def _load_text_tower(parts: StableDiffusion, folder: Path, weights: bool) -> None:
     try:
         with quiet_files():
             parts.put("tokenizer", CLIPTokenizer.from_pretrained(folder))
-            parts.put("text_encoder", CLIPTextModel.from_pretrained(folder, dtype=torch.float32))
+            if weights:
+                parts.put("text_encoder", CLIPTextModel.from_pretrained(folder, dtype=torch.float32))
+            else:
+                parts.put("text_encoder", CLIPTextModel(CLIPTextConfig.from_pretrained(folder)))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: cannot be loaded as a CLIP: {str(error).splitlines()[0]}") from error
 
@@ -228,10 +243,10 @@ def _new_vae(options: VaeOptions) -> AutoencoderKL:
     )
 
 
-def _new_text_encoder(options: TextEncoderOptions, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def _new_text_encoder(options: TextEncoderOptions, tokenizer: CLIPTokenizer, vocabulary: int) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer),
+            vocab_size=vocabulary,
             hidden_size=options.width,
             intermediate_size=4 * options.width,
             projection_dim=options.width,
