@@ -165,22 +165,25 @@ def _settle(recipe: Recipe, machine: Machine, found: Rehearsal, dataset: Dataset
         parts.append(Component("gradient buckets" if recipe.parallel.layout == "ddp" else "gathered blocks", extra, "computed"))
     if machine.device == "cpu":
         parts += [
-            Component("interpreter and libraries", _measured("libraries_MiB"), "measured"),
-            Component("what they add when first used, and kernels' workspaces", _measured("first_use_MiB"), "calibrated"),
+            Component("interpreter and libraries", int(MIB * _measured("libraries_MiB", recipe.model.family)), "measured"),
+            Component("what they add when first used", int(MIB * _measured("first_use_MiB")), "calibrated"),
             Component("rows of the data set", _resident_rows(dataset), "computed"),
         ]
     there = sum(c.bytes for c in parts)
     grads, at_peak = found.gradients // shards, found.gradients_at_peak // shards
     activations = found.peak - found.gradients_at_peak
     copy = one if recipe.optim.name == "schedule_free" else 0
+    kept = workspaces = 0
     if machine.device == "cpu":
-        filled, stepped, shown = _replay(found, state)
+        filled, stepped = _replay(found, state)
+        kept = max(0, stepped - state - at_peak - activations)
+        workspaces = int(activations * _measured("workspace_share", calibrated_as(recipe)))
+        sampling = int(MIB * _measured("preview_MiB", recipe.train.precision)) if found.preview else 0
         phases = {
             "filling the cache": there + filled,
-            "forward and backward": there - found.resting + stepped,
-            "preview": there + copy + shown,
+            "forward and backward": there - found.resting + stepped + workspaces,
+            "preview": there + copy + state + found.preview + sampling,
         }
-        kept = max(0, stepped - state - at_peak - activations)
     else:
         phases = {
             "filling the cache": there + found.filling,
@@ -188,12 +191,12 @@ def _settle(recipe: Recipe, machine: Machine, found: Rehearsal, dataset: Dataset
             "update": there - found.resting + state + grads,
             "preview": there + state + copy + found.preview,
         }
-        kept = 0
     parts += [
         Component(f"optimiser state, {recipe.optim.name}", state, "computed"),
         Component("gradients", at_peak, "computed"),
         Component("activations and their working copies", activations, "computed"),
         Component("freed memory that malloc keeps", kept, "computed"),
+        Component("workspaces of the kernels", workspaces, "calibrated"),
         Component("encoders, parked behind the cache", -found.resting, "computed"),
     ]
     worst = max(phases, key=lambda name: phases[name])
@@ -203,25 +206,31 @@ def _settle(recipe: Recipe, machine: Machine, found: Rehearsal, dataset: Dataset
     return Estimate(machine, recipe.parallel.processes, shown_parts, phases, seconds, recipe.train.steps)
 
 
-def _replay(found: Rehearsal, state: int) -> tuple[int, int, int]:
-    """Bytes that the heap has grown to: behind the filling, behind two steps between which the state is made, and a preview."""
-    heap = Heap()
-    reached = []
+def _replay(found: Rehearsal, state: int) -> tuple[int, int]:
+    """Bytes that the heap grows to: in the filling, and in two steps between which the state is made.
+
+    Between these the freed memory is given back.
+    """
     numbers = sum(p.numel() for p in found.trained.values())
-    for number, what in enumerate(("filling", "step", "state", "step", "preview")):
-        if what == "state":
-            for name, p in found.trained.items():
-                for half in (0, 1):
-                    heap.allocate(("state", name, half), state * p.numel() // numbers // 2)
-            continue
-        heap.replay(((number, n), b) for n, b in found.events[what])
-        reached.append(heap.peak)
-    filled, _, stepped, shown = reached
-    return filled, stepped, shown
+    filling, steps = Heap(), Heap()
+    filling.replay(found.events["filling"])
+    steps.replay(((0, n), b) for n, b in found.events["step"])
+    for name, p in found.trained.items():
+        for half in (0, 1):
+            steps.allocate(("state", name, half), state * p.numel() // numbers // 2)
+    steps.replay(((1, n), b) for n, b in found.events["step"])
+    return filling.peak, steps.peak
 
 
-def _measured(what: str) -> int:
-    return int(json.loads(MEASURED.read_text(encoding="utf-8"))[what] * MIB)
+def _measured(what: str, of: str = "other") -> float:
+    """A calibrated figure; that of "other" where there is none of its own."""
+    known = json.loads(MEASURED.read_text(encoding="utf-8"))[what]
+    return known.get(of, known["other"])
+
+
+def calibrated_as(recipe: Recipe) -> str:
+    """The name under which the share of the kernels' workspaces is kept."""
+    return recipe.method.name + (" with an adapter" if recipe.adapter is not None else "")
 
 
 def _resident_rows(dataset: Dataset[Any]) -> int:

@@ -27,6 +27,12 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
+def give_back_freed_memory() -> None:
+    """Gives the system what is kept, between two kinds of work that ask for other sizes; nothing where there is no glibc."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def reset_peak(device: torch.device) -> bool:
     """Starts the measuring anew, so that the peak of a phase can be read.
 

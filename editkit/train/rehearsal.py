@@ -52,7 +52,7 @@ class Rehearsal:
         peak: of the pass, above what was there before.
         gradients_at_peak, gradients: of the trained parameters, at that moment and behind the pass.
         filling: peak of the encoders' pass; preview: of a sampling step and the decoding.
-        events: every allocation and release of "filling", "step" and "preview", in their order.
+        events: every allocation and release of "filling" and of "step", in their order.
         work: what the pass computes.
     """
 
@@ -133,7 +133,7 @@ def rehearse(recipe: Recipe, source: Source | None, dataset: Dataset[Any], fused
         gradients=nbytes,
         filling=filling.peak,
         preview=preview.peak,
-        events={"filling": filling.events, "step": step.events, "preview": preview.events},
+        events={"filling": filling.events, "step": step.events},
         work=work,
     )
 

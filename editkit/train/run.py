@@ -35,7 +35,7 @@ from editkit.train.expected import expected_line
 from editkit.train.identity import identity_of, released_options
 from editkit.train.launch import is_launched, launch
 from editkit.train.loop import Hooks, Trainer
-from editkit.train.memory import keep_freed_memory
+from editkit.train.memory import give_back_freed_memory, keep_freed_memory
 from editkit.train.parallel import Layout, process_group
 from editkit.train.ranks import on_first
 from editkit.train.record import PREVIEWS, Record
@@ -200,6 +200,7 @@ class _Session:
         recipe = self._setup.recipe
         if recipe.train.offload != "none" and recipe.data.cache_latents:
             park_all(self._setup.method.resting)
+        give_back_freed_memory()
 
     def _log(self, line: Mapping[str, Any]) -> None:
         self._logged = line
@@ -328,8 +329,10 @@ def _preview(setup: Setup, run: Path, rank: int, step: int) -> Mapping[str, Any]
     """Previews in every process, for sharded networks need all of them; the first one's pictures are kept."""
     folder = run / PREVIEWS if rank == 0 else run / PREVIEWS / f".process-{rank}"
     folder.mkdir(parents=True, exist_ok=True)
+    give_back_freed_memory()
     with _sampling(setup):
         scores = setup.method.preview(setup.test, folder, step)
+    give_back_freed_memory()
     if rank:
         for path in folder.iterdir():
             path.unlink()

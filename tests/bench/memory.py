@@ -19,27 +19,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+MIB = 2**20
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "editkit" / "train" / "measured.json"
 EDIT, LORA = "instructpix2pix.toml", "instructpix2pix_lora.toml"
 ROWS: dict[str, tuple[str, list[str]]] = {
     "edit": (EDIT, []),
     "edit, batch 16": (EDIT, ["train.batch_size=16"]),
-    "edit, batch 128": (EDIT, ["train.batch_size=128"]),
     "edit, fp32": (EDIT, ["train.precision=fp32"]),
     "edit, checkpointing": (EDIT, ["train.gradient_checkpointing=true"]),
-    "edit, no EMA": (EDIT, ["train.ema_decay=0.0"]),
     "edit, two EMA, post hoc": (EDIT, ["train.ema_decay=[0.99, 0.999]", "train.post_hoc_ema=true"]),
     "edit, no cache": (EDIT, ["data.cache_latents=false"]),
-    "edit, text encoder frozen": (EDIT, ["method.text_encoder_lr=0.0"]),
-    "edit, muon": (EDIT, ["optim.name=muon"]),
     "edit, prodigy": (EDIT, ["optim.name=prodigy", "optim.lr=1.0", "method.text_encoder_lr=1.0"]),
     "LoRA": (LORA, []),
     "LoRA, batch 16": (LORA, ["train.batch_size=16"]),
     "LoRA, nf4 base": (LORA, ["train.base=nf4"]),
     "LoRA, fp32, checkpointing": (LORA, ["train.precision=fp32", "train.gradient_checkpointing=true"]),
     "tiny-sd": ("lab/tiny_sd.toml", []),
-    "tiny-sd, batch 16": ("lab/tiny_sd.toml", ["train.batch_size=16"]),
     "tiny-sd-vae": ("lab/tiny_sd_vae.toml", []),
     "tiny-sd-vae, batch 64": ("lab/tiny_sd_vae.toml", ["train.batch_size=64"]),
     "judge-clip": ("lab/judge_clip.toml", []),
@@ -156,14 +154,51 @@ def measure(name: str, folder: Path, steps: int) -> dict[str, Any]:
 
 
 def calibrate(kept: dict[str, Any], folder: Path) -> None:
-    """Sets the two figures that no computation gives: the libraries' base line, and what they add when they are first used.
+    """Sets what no computation gives; see `editkit.train.estimate`.
 
-    The second is one number for all rows, the middle of what their peaks have beyond everything that is computed.
+    "libraries_MiB" by family: the base line. What the steps take beyond all that is computed is taken for one constant,
+    "first_use_MiB", and a share of the activations by method, "workspace_share": least squares of the relative errors. What
+    a preview takes beyond, "preview_MiB" by precision, is the middle between the least and the most of those rows where it
+    made the peak.
     """
-    kept["libraries_MiB"], kept["first_use_MiB"] = statistics.median(r["base_MiB"] for r in kept["rows"].values()), 0.0
-    KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    rest = [row["peak_MiB"] - estimate_row(row, folder).peak / 2**20 for row in kept["rows"].values()]
-    kept["first_use_MiB"] = round(statistics.median(rest), 1)
+    from editkit.recipe.load import load_recipe
+    from editkit.train.estimate import calibrated_as
+
+    rows = list(kept["rows"].values())
+    recipes = [load_recipe(str(ROOT / "recipes" / row["recipe"]), row["settings"])[0] for row in rows]
+
+    def estimates() -> list[Any]:
+        KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        return [estimate_row(row, folder) for row in rows]
+
+    def by_name(values: dict[str, list[float]], middle: Any) -> dict[str, float]:
+        every = [v for some in values.values() for v in some]
+        return {n: round(middle(v), 2) for n, v in sorted(values.items())} | {"other": round(middle(every), 2)}
+
+    base: dict[str, list[float]] = {}
+    for row, recipe in zip(rows, recipes, strict=True):
+        base.setdefault(recipe.model.family, []).append(row["base_MiB"])
+    none = {"other": 0.0}
+    kept |= {"libraries_MiB": by_name(base, statistics.median), "first_use_MiB": none, "workspace_share": none}
+    kept["preview_MiB"] = none
+
+    names = [calibrated_as(recipe) for recipe in recipes]
+    of = sorted(set(names))
+    system, wanted = np.zeros((len(rows), 1 + len(of))), np.zeros(len(rows))
+    for i, (row, found) in enumerate(zip(rows, estimates(), strict=True)):
+        measured = row["phases_MiB"]["steps"]
+        activations = sum(c.bytes for c in found.components if c.name.startswith("activations")) / MIB
+        system[i, 0], system[i, 1 + of.index(names[i])] = 1 / measured, activations / measured
+        wanted[i] = 1 - found.phases["forward and backward"] / MIB / measured
+    constant, *shares = np.linalg.lstsq(system, wanted, rcond=None)[0]
+    kept["first_use_MiB"] = {"other": round(float(constant), 1)}
+    kept["workspace_share"] = by_name({n: [max(0.0, float(s))] for n, s in zip(of, shares, strict=True)}, statistics.median)
+
+    beyond: dict[str, list[float]] = {}
+    for row, recipe, found in zip(rows, recipes, estimates(), strict=True):
+        if row["phases_MiB"]["preview"] > row["phases_MiB"]["save"] + 1:
+            beyond.setdefault(recipe.train.precision, []).append(row["phases_MiB"]["preview"] - found.phases["preview"] / MIB)
+    kept["preview_MiB"] = by_name(beyond, lambda v: (min(v) + max(v)) / 2)
     KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
