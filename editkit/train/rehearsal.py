@@ -7,8 +7,7 @@ into which its kernels unpack it layer by layer, and counted by the bytes that a
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from editkit.data.buckets import batch_sizes, make_buckets
 from editkit.data.draws import Draws
@@ -84,13 +82,13 @@ def rehearse(recipe: Recipe, source: Source | None, dataset: Dataset[Any], fused
     """
     example = dataset[0]
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    method, modules = _make(recipe, source, dataset, mode)
+    method, modules = _make(recipe, source, dataset, mode, fused)
     pictures = len(method.pictures_of(example))
     targets = method.targets_of(example)
     width, height, count = _largest_batch(recipe)
 
     def batch_of(number: int) -> tuple[Batch, Ledger]:
-        with mode, _numbers(recipe, fused), torch.no_grad():
+        with mode, computing(CPU, recipe.train.precision, _kernel(fused)), torch.no_grad():
             pixels = torch.empty(number, pictures, 3, height, width, dtype=torch.uint8)
             with Ledger([pixels]) as ledger:
                 batch = method.encode(pixels)
@@ -102,7 +100,7 @@ def rehearse(recipe: Recipe, source: Source | None, dataset: Dataset[Any], fused
     tensors = [t for t in batch.values() if isinstance(t, torch.Tensor)]
     method.trainable.train()
     with mode, Ledger(tensors) as step:
-        with _numbers(recipe, fused):
+        with computing(CPU, recipe.train.precision, _kernel(fused)):
             loss = method.loss(batch, Draws(recipe.seed, range(count)))
             loss.value.backward()
         del loss
@@ -119,7 +117,7 @@ def rehearse(recipe: Recipe, source: Source | None, dataset: Dataset[Any], fused
         sampled = min(recipe.evaluate.batch_size, max(24, recipe.evaluate.pairs, recipe.evaluate.preview_pairs))
         shown, _ = batch_of(sampled)
         method.trainable.eval()
-        with mode, _numbers(recipe, fused), torch.no_grad(), preview:
+        with mode, computing(CPU, recipe.train.precision, _kernel(fused)), torch.no_grad(), preview:
             show(shown)
     parked = method.resting if recipe.train.offload != "none" and recipe.data.cache_latents else []
     return Rehearsal(
@@ -138,7 +136,9 @@ def rehearse(recipe: Recipe, source: Source | None, dataset: Dataset[Any], fused
     )
 
 
-def _make(recipe: Recipe, source: Source | None, dataset: Dataset[Any], mode: FakeTensorMode) -> tuple[Method, list[nn.Module]]:
+def _make(
+    recipe: Recipe, source: Source | None, dataset: Dataset[Any], mode: FakeTensorMode, fused: bool
+) -> tuple[Method, list[nn.Module]]:
     """The method over fake networks, prepared as `prepare_run` does it, and all networks there are."""
     networks, kind = family(recipe.model.family), method_class(recipe.method.name)
     texts = [t for i in range(min(FEW_TEXTS, len(dataset))) for t in _texts(dataset[i])]
@@ -158,16 +158,13 @@ def _make(recipe: Recipe, source: Source | None, dataset: Dataset[Any], mode: Fa
     to_fake(modules, mode)
     if recipe.train.gradient_checkpointing:
         for network in trained_networks(method.trainable):
-            checkpoint_gradients(network, CPU, recipe.train.attention, whole=recipe.train.offload == "base")
+            checkpoint_gradients(network, CPU, _kernel(fused), whole=recipe.train.offload == "base")
     return method, modules
 
 
-@contextlib.contextmanager
-def _numbers(recipe: Recipe, fused: bool) -> Generator[None, None, None]:
-    """The run's autocast and attention; an accelerator has a fused kernel, whose saved tensors are those of the CPU's own."""
-    kernel = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]) if fused else contextlib.nullcontext()
-    with computing(CPU, recipe.train.precision), kernel:
-        yield
+def _kernel(fused: bool) -> str:
+    """The attention of the CPU; or torch's fused kernel, whose saved tensors are those of an accelerator's."""
+    return "sdpa" if fused else "auto"
 
 
 def _texts(example: Any) -> Sequence[str]:
