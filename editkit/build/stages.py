@@ -14,7 +14,7 @@ import os
 import pickle
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,8 +37,13 @@ class Stage(Protocol):
     The first stage is given rows {"split", "index"}, each later one the kept rows of the one before.
     """
 
-    name: str
-    schema: pa.Schema
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of its rows; `DROPPED` among them where rows may be dropped."""
+        ...
 
     @property
     def processes(self) -> int:
@@ -63,8 +68,13 @@ class Stage(Protocol):
 class Gathering(Protocol):
     """A stage that has to see all rows in their order, such as one that looks for duplicates. It runs in one process."""
 
-    name: str
-    schema: pa.Schema
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of its rows; `DROPPED` among them where rows may be dropped."""
+        ...
 
     @property
     def part_size(self) -> int:
@@ -223,7 +233,7 @@ def write_part(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path) -> Generator[Path, None, None]:
     """A name to write to, which becomes `path` when the block ends well."""
     half = path.with_name(f"{path.name}.{os.getpid()}.half")
     yield half

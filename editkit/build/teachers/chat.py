@@ -28,9 +28,9 @@ from editkit.recipe.schema import NonNegativeInt, PositiveFloat, PositiveInt, Se
 VERSION = 1
 PROMPT = """\
 You write training examples for a model that edits pictures. You are given the caption of a picture. Think of one edit that \
-a person might ask for and that can be seen in the picture: something added, removed or replaced, another colour, material, place, season, \
-time of day or style. Answer with the instruction, as a person would type it, and with the caption of the edited picture, \
-which is the given caption changed as little as the edit allows."""
+a person might ask for and that can be seen in the picture: something added, removed or replaced, another colour, material, \
+place, season, time of day or style. Answer with the instruction, as a person would type it, and with the caption of the \
+edited picture, which is the given caption changed as little as the edit allows."""
 ANSWER = {
     "name": "edit",
     "strict": True,

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
 from diffusers.utils.torch_utils import randn_tensor
@@ -62,7 +61,7 @@ class SourceAttention:
 
     def __call__(
         self,
-        attn: Attention,
+        attn: Any,  # diffusers' Attention, whose parts may be absent in other networks than these
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -70,16 +69,16 @@ class SourceAttention:
     ) -> torch.Tensor:
         query_RNC, key_RNC, value_RNC = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
         if self.takes_B is not None:
-            query_RNC, key_RNC = self._from_source(query_RNC), self._from_source(key_RNC)
+            takes = torch.cat([self.takes_B, self.takes_B])[:, None, None]  # without and with text
+            query_RNC, key_RNC = _from_source(query_RNC, takes), _from_source(key_RNC, takes)
         query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query_RNC, key_RNC, value_RNC))
         mixed_RHND = F.scaled_dot_product_attention(query, key, value, scale=attn.scale)
-        to_out: Any = attn.to_out
-        return to_out[1](to_out[0](mixed_RHND.transpose(1, 2).flatten(2)))
+        return attn.to_out[1](attn.to_out[0](mixed_RHND.transpose(1, 2).flatten(2)))
 
-    def _from_source(self, x_RNC: torch.Tensor) -> torch.Tensor:
-        source, target = x_RNC.chunk(2)
-        takes = torch.cat([self.takes_B, self.takes_B])[:, None, None]  # with and without text
-        return torch.cat([source, torch.where(takes, source, target)])
+
+def _from_source(x_RNC: torch.Tensor, takes: torch.Tensor) -> torch.Tensor:
+    source, target = x_RNC.chunk(2)
+    return torch.cat([source, torch.where(takes, source, target)])
 
 
 @contextmanager
