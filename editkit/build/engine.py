@@ -14,6 +14,9 @@ from typing import Protocol, TypeVar
 
 from editkit.errors import UserError
 
+# What every worker needs, imported once by the server that they are forked from; nothing that starts threads.
+PRELOADED = ["editkit.build.pipeline", "editkit.lab.avatar_builder"]
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -35,9 +38,13 @@ class Engine(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Ends the processes; the next `run` starts others."""
+        ...
+
 
 class LocalEngine:
-    """Processes of this machine, as many as it lets us use.
+    """Processes of this machine, as many as it lets us use, which stay from one stage to the next.
 
     They are forked from a server that has done nothing yet: a process that computed with several threads cannot be forked
     safely. They end when the one that started them does, however it ends.
@@ -45,16 +52,13 @@ class LocalEngine:
 
     def __init__(self, processes: int = 0) -> None:
         self.processes = processes or usable_cores()
+        self._pools: dict[int, ProcessPoolExecutor] = {}
 
     def run(self, function: Callable[[T], R], tasks: Iterable[T], most: int = 0) -> Iterator[R]:
         processes = min(self.processes, most or self.processes)
-        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        context = multiprocessing.get_context(method)
-        if method == "forkserver":
-            context.set_forkserver_preload(["editkit.build.stages"])
-        pool = ProcessPoolExecutor(processes, context, initializer=_begin_worker)
+        pool = self._pools.get(processes) or self._started(processes)
+        flight: set[Future[R]] = set()
         try:
-            flight: set[Future[R]] = set()
             for task in tasks:
                 flight.add(pool.submit(function, task))
                 if len(flight) >= IN_FLIGHT * processes:
@@ -64,6 +68,7 @@ class LocalEngine:
                 done, flight = wait(flight, return_when=FIRST_COMPLETED)
                 yield from (f.result() for f in done)
         except BrokenProcessPool as error:
+            self.close()
             raise UserError(
                 "a process of the build was ended from outside (out of memory?); "
                 "what is finished is kept, and the same command goes on"
@@ -72,9 +77,20 @@ class LocalEngine:
             # Nobody waits for the tasks in flight; Python has a public way to end them only from 3.14 on.
             for process in list((getattr(pool, "_processes", None) or {}).values()):
                 process.terminate()
+            self.close()
             raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _started(self, processes: int) -> ProcessPoolExecutor:
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(["__main__", *PRELOADED])
+        self._pools[processes] = ProcessPoolExecutor(processes, context, initializer=_begin_worker)
+        return self._pools[processes]
+
+    def close(self) -> None:
+        while self._pools:
+            self._pools.popitem()[1].shutdown(wait=True, cancel_futures=True)
 
 
 def usable_cores() -> int:

@@ -44,14 +44,10 @@ class FilterPairs:
     options: FilterOptions
     licence: str
     clip_version: str
-    processes_at_most: int = 0
     name = "filter"
+    processes = 0
     schema = FILTERED
     part_size = 0
-
-    @property
-    def processes(self) -> int:
-        return self.processes_at_most
 
     def identity(self) -> Mapping[str, Any]:
         facts = {"version": VERSION, "licence": self.licence, "clip_sha256": self.clip_version}

@@ -138,7 +138,10 @@ def _build(spec: DataSpec, path: Path, builder: Any, out: Path, limit: int, engi
     chain = builder.stages(spec) if staged else [MakeExamples(builder, spec.kind, spec_hash(spec))]
     staging = out.with_name(out.name + ".staging")
     started = time.perf_counter()
-    made = run_stages(chain, counts, staging / "work", engine, f"building {spec.name}")
+    try:
+        made = run_stages(chain, counts, staging / "work", engine, f"building {spec.name}")
+    finally:
+        engine.close()
     seconds = time.perf_counter() - started
     last = made[-1][1]
     if staged:

@@ -10,6 +10,7 @@ filter keeps; recall: the share of the right pairs that it keeps.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -104,7 +105,7 @@ def measure(spec_path: Path, split: str, proposals: int, guidance: list[float], 
     for name in ("share", "guidance"):
         values = np.array([row[name] for row in rows])
         edges = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in itertools.pairwise(edges):
             chosen = (values >= low) & (values <= high)
             print(f"  {name} {low:.2f}-{high:.2f}: asked change {followed[chosen].mean():.1%}, kept {kept[chosen].mean():.1%}")
     kinds = np.array([row["category"] for row in rows])

@@ -131,7 +131,7 @@ def test_nothing_is_asked_twice(server: ChatServer) -> None:
 
 
 def test_the_ledger_says_what_it_cost(server: ChatServer) -> None:
-    _propose(server, "a blue house [malformed once]", price_in=2.0, price_out=10.0)
+    _propose(server, "a blue bill [malformed once]", price_in=2.0, price_out=10.0)
     lines = _ledger()
     assert [line["cost"] for line in lines] == pytest.approx([(100 * 2 + 20 * 10) / 1e6] * 2)  # useless replies cost, too
     assert {line["model"] for line in lines} == {"loopback-1"}
