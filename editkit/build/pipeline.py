@@ -29,6 +29,8 @@ from editkit.errors import UserError
 from editkit.progress import progress
 from editkit.recipe.schema import Section
 
+LOCK_S = 2.0  # the workers of a build that was killed let go of its lock when they notice
+
 BUILDERS = {
     "avatars": "editkit.lab.avatar_builder:AvatarBuilder",
     "instruct_pix2pix": "editkit.build.instruct_pix2pix:InstructPix2PixBuilder",
@@ -126,7 +128,7 @@ def build_spec(path: Path, out: Path | None, limit: int = 0, engine: str | Engin
         raise UserError(f"{out}: found something that is not a data set; choose another folder with --out")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
+        with FileLock(out.with_name(f".{out.name}.lock"), timeout=LOCK_S):
             return _build(spec, path, builder, out, limit, engine)
     except Timeout as error:
         raise UserError(f"{out}: another process is building it; wait for it, or name another folder with --out") from error

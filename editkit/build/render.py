@@ -45,6 +45,7 @@ class RenderOptions(Section):
     guidance: Annotated[list[PositiveFloat], _Two] = [7.5, 15.0]  # drawn, too
     steps: PositiveInt = 100
     sampler: Literal["euler_ancestral", "ddim"] = "euler_ancestral"
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the UNet
     resolution: PositiveInt | None = None  # px; without it, what the model was trained at
     batch_size: PositiveInt = 16  # pairs that are sampled at once
     prompts_per_part: PositiveInt = 16  # of which a part on disk is made: what a kill costs at most, a process
@@ -100,6 +101,7 @@ class RenderPairs:
                 steps=self.options.steps,
                 resolution=resolution,
                 sampler=self.options.sampler,
+                dtype=torch.bfloat16 if self.options.precision == "bf16" else torch.float32,
             )
             for (row, sample, pair), source, target in zip(chunk, sources.cpu(), targets.cpu(), strict=True):
                 made.append(self._row(row, sample, pair, _png(source), _png(target)))
@@ -119,6 +121,7 @@ class RenderPairs:
             "model_sha256": self.model_version,
             "steps": self.options.steps,
             "sampler": self.options.sampler,
+            "precision": self.options.precision,
         }
         drawn = {"sample": sample, "seed": pair.seed, "share": pair.share, "guidance": pair.guidance}
         return {**row, **drawn, "source": source, "target": target, "renderer": json.dumps(renderer)}

@@ -29,14 +29,20 @@ def parts(tiny_sd: Path) -> StableDiffusion:
     return loaded
 
 
-def _sample(parts: StableDiffusion, *pairs: PromptPair, sampler: str = "euler_ancestral") -> tuple[torch.Tensor, torch.Tensor]:
-    return sample_pairs(parts, pairs, steps=STEPS, resolution=32, sampler=sampler)
+def _sample(parts: StableDiffusion, *pairs: PromptPair, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return sample_pairs(parts, pairs, steps=STEPS, resolution=32, **options)
 
 
-@pytest.mark.parametrize("sampler", ["euler_ancestral", "ddim"])
+@pytest.mark.parametrize(
+    ("sampler", "dtype"), [("euler_ancestral", torch.float32), ("ddim", torch.float32), ("ddim", torch.bfloat16)]
+)
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_equal_prompts_give_equal_pictures_bit_by_bit(parts: StableDiffusion, share: float, sampler: str) -> None:
-    source, target = _sample(parts, PromptPair(RED, RED, 5, share, 7.5), PromptPair(BLUE, BLUE, 6, share, 7.5), sampler=sampler)
+def test_equal_prompts_give_equal_pictures_bit_by_bit(
+    parts: StableDiffusion, share: float, sampler: str, dtype: torch.dtype
+) -> None:
+    source, target = _sample(
+        parts, PromptPair(RED, RED, 5, share, 7.5), PromptPair(BLUE, BLUE, 6, share, 7.5), sampler=sampler, dtype=dtype
+    )
     assert torch.equal(source, target)
     assert not torch.equal(source[0], source[1])
 

@@ -103,7 +103,13 @@ def _has_norms(attn: Any) -> bool:
 
 @torch.no_grad()
 def sample_pairs(
-    parts: StableDiffusion, pairs: Sequence[PromptPair], *, steps: int, resolution: int, sampler: str = "euler_ancestral"
+    parts: StableDiffusion,
+    pairs: Sequence[PromptPair],
+    *,
+    steps: int,
+    resolution: int,
+    sampler: str = "euler_ancestral",
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Samples both pictures of every pair.
 
@@ -113,6 +119,7 @@ def sample_pairs(
         steps: of the sampler.
         resolution: side of the pictures in px.
         sampler: a key of `SAMPLERS`.
+        dtype: in what the UNet computes; everything else is fp32.
 
     Returns:
         (sources, targets), both (B, 3, resolution, resolution), in [-1, 1], on the model's device.
@@ -138,7 +145,8 @@ def sample_pairs(
             attention.takes_B = takes_B if takes_B.any() else None
             scaled = scheduler.scale_model_input(latents, t)
             before, after = scaled.chunk(2)
-            prediction = parts.unet(torch.cat([before, before, after, after]), t, states_RTD).sample
+            with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+                prediction = parts.unet(torch.cat([before, before, after, after]), t, states_RTD).sample.float()
             plain, told = prediction.unflatten(0, (2, 2, num)).unbind(1)
             plain, told = plain.flatten(0, 1), told.flatten(0, 1)
             guided = plain + guidance * (told - plain)
