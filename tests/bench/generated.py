@@ -74,7 +74,8 @@ def _table(clip: str, rows: Sequence[Row], right: np.ndarray, options: FilterOpt
         for level in levels:
             print(_line(f"{name.replace('_', ' ')} >= {level}", columns[name] >= level, right))
     given = options.model_dump(include=set(SCORES))
-    for title, chosen in (("the paper's thresholds", PAPER), ("the spec's thresholds", given)):
+    levels_of = {"the paper's thresholds": PAPER} | ({"the spec's thresholds": given} if clip == options.clip else {})
+    for title, chosen in levels_of.items():
         for keep in (10**6, options.keep):
             decided = decide(rows, scores, FilterOptions(clip=clip, keep=keep, **chosen))
             name = title if keep == 10**6 else f"{title}, {keep} of a prompt"
