@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +22,7 @@ from editkit.build.rows import Row
 from editkit.build.stages import Part, first_parts, run_stages, whole_file, write_part
 from editkit.errors import UserError
 
+ROOT = Path(__file__).parent.parent.parent
 NUMBERS = pa.schema([("number", pa.int64()), ("dropped", pa.string())])
 
 
@@ -191,6 +194,42 @@ def test_tasks_are_taken_no_faster_than_they_are_done() -> None:
     for done, _ in enumerate(TWO.run(abs, tasks()), 1):
         assert taken - done <= IN_FLIGHT * 2
     assert done == 49
+
+
+def wait_there(path: str) -> None:
+    """In a worker: says who it is, and would stay for a minute."""
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def test_the_workers_of_a_build_that_was_killed_end_too(tmp_path: Path) -> None:
+    code = (
+        "from tests.build.test_stages import wait_there; from editkit.build.engine import LocalEngine; "
+        f"list(LocalEngine(1).run(wait_there, [{str(tmp_path / 'pid')!r}]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    try:
+        assert _comes_true(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text() != "")
+    finally:
+        process.kill()
+        process.wait()
+    worker = int((tmp_path / "pid").read_text())
+    assert _comes_true(lambda: not _is_running(worker))
+
+
+def _comes_true(condition: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 40
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.02)
+    return condition()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
