@@ -12,7 +12,8 @@ from editkit.build.rows import Row
 from editkit.build.text_filters import SelectTexts, plain
 from tests.tiny import encoded, picture
 
-SCORE = st.fixed_dictionaries({name: st.floats(-1, 1) for name in SCORES})
+# Mostly high enough, so that it often matters how many of a prompt are kept.
+SCORE = st.fixed_dictionaries({name: st.floats(0.7, 1) | st.floats(0.75, 1) for name in SCORES})
 PAIRS = st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), SCORE), max_size=30)
 
 
@@ -36,6 +37,13 @@ def test_a_pair_is_kept_when_all_its_scores_are_high_enough_and_few_of_its_promp
         kept = sum(k == key and not r for (k, _), r in zip(pairs, why, strict=True))
         could = sum(k == key and r in ("", "others agree better") for (k, _), r in zip(pairs, why, strict=True))
         assert kept == min(keep, could)
+
+
+def test_of_each_prompt_those_are_kept_whose_changes_agree_best() -> None:
+    rows = [{"key": key} for key in "aaaabb"]
+    scores = [dict.fromkeys(SCORES, 0.9) | {"direction": d} for d in (0.5, 0.9, 0.3, 0.7, 0.4, 0.1)]
+    why = decide(rows, scores, FilterOptions(clip="any", keep=2))
+    assert why == ["others agree better", "", "others agree better", "", "", "low direction"]
 
 
 @pytest.mark.parametrize("name", SCORES)
