@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from editkit.data.pictures import Picture
+from editkit.errors import UserError
 from editkit.evaluate.pictures import contact_sheet
 
 SHEET_EXAMPLES = 24
@@ -34,6 +35,12 @@ def write_card(folder: Path) -> None:
     ]
     for split, counts in manifest["categories"].items():
         lines += [f"By kind of edit, {split}:", _table(("kind", "examples"), counts.items())]
+    stages = manifest["provenance"].get("stages", {})
+    if stages:
+        teachers = [(what, f"`{json.dumps(how)}`") for what, how in manifest["provenance"]["teachers"].items()]
+        rates = [(name, reason, count) for name, counts in stages.items() for reason, count in counts.items()]
+        lines += ["## How it was generated", _table(("stage", "by"), teachers), _table(("stage", "rows", "count"), rates)]
+        lines += ["The column `provenance` says of every example which seed, strength and scores it has."]
     licences = [(n, entry["count"], entry["credit"]) for n, entry in manifest["licences"].items()]
     lines += ["## Licences", "Every example states its own.", _table(("licence", "examples", "credit"), licences)]
     lines += ["## Spec", f"```json\n{json.dumps(manifest['spec'], indent=1)}\n```", f"sha256 `{manifest['sha256']}`"]
@@ -41,8 +48,11 @@ def write_card(folder: Path) -> None:
 
 
 def _write_sheet(folder: Path, kind: str) -> None:
-    shard = sorted((folder / "data").glob("*.parquet"))[0]
-    rows = pq.ParquetFile(shard).read_row_group(0).slice(0, SHEET_EXAMPLES).to_pylist()
+    shards = [pq.ParquetFile(path) for path in sorted((folder / "data").glob("*.parquet"))]
+    shard = next((s for s in shards if s.metadata.num_rows), None)
+    if shard is None:
+        raise UserError(f"{folder}: found no example to write; ask for some in the spec")
+    rows = shard.read_row_group(0).slice(0, SHEET_EXAMPLES).to_pylist()
     images, captions = [], []
     for row in rows:
         names = ("source", "target") if kind == "edit_pairs" else ("image",)

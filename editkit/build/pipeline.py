@@ -1,39 +1,40 @@
-"""From a builder to a data-set folder: examples made by several processes, written as Parquet with a card.
+"""From a spec to a data-set folder: stages over parts, written as Parquet with a card.
 
-The bytes depend on the spec alone, not on the number of processes: example `i` of a split is a pure function of
-(spec, split, i), rows are written in order, and nothing in a shard knows the time or the machine.
+The bytes depend on the spec alone, not on the number of processes and not on how often the build was stopped: see
+`editkit.build.stages`. What is not finished lies in `NAME.staging` beside the data set; the same command goes on from there.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
-import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from editkit.build.card import write_card
-from editkit.data.examples import EditPair, Example
+from editkit.build.engine import Engine, engine_of
+from editkit.build.rows import Row, parquet_schema, to_row
+from editkit.build.stages import Gathering, Part, Stage, reasons, run_stages
+from editkit.build.write import write_manifest, write_split
+from editkit.data.examples import Example
 from editkit.data.spec import DataSpec, data_folder, load_spec, spec_hash
 from editkit.errors import UserError
 from editkit.progress import progress
 from editkit.recipe.schema import Section
 
-FORMAT = 1
-ROWS_PER_SHARD = 5_000
-CHUNK = 50  # examples a process makes before it answers
+LOCK_S = 2.0  # the workers of a build that was killed let go of its lock when they notice
 
-BUILDERS = {"avatars": "editkit.lab.avatar_builder:AvatarBuilder"}
+BUILDERS = {
+    "avatars": "editkit.lab.avatar_builder:AvatarBuilder",
+    "instruct_pix2pix": "editkit.build.instruct_pix2pix:InstructPix2PixBuilder",
+}
 
 
 class Builder(Protocol):
@@ -54,17 +55,46 @@ class Builder(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class BuildResult:
-    """What the writing of one split learned."""
+@runtime_checkable
+class StagedBuilder(Protocol):
+    """One that works in several stages, whose rows have a provenance."""
 
-    count: int
-    categories: Counter[str]
-    licences: Counter[str]
-    shards: dict[str, str]
+    def stages(self, spec: DataSpec) -> Sequence[Stage | Gathering]: ...
+
+    def counts(self) -> Mapping[str, int]:
+        """Split -> number of rows that the first stage is asked for."""
+        ...
+
+    def credits(self) -> Mapping[str, str]: ...
+
+    def teachers(self) -> Mapping[str, Any]:
+        """What made the rows, for `dataset.json` and the card."""
+        ...
 
 
-def builder_of(spec: DataSpec, source: Any) -> Builder:
+@dataclass(frozen=True)
+class MakeExamples:
+    """The only stage of a plain builder."""
+
+    builder: Builder
+    kind: str
+    spec_sha256: str
+    name = "make"
+    processes = 0
+    part_size = 200
+
+    @property
+    def schema(self) -> pa.Schema:
+        return parquet_schema(self.kind)
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"spec": self.spec_sha256}
+
+    def open(self) -> Callable[[list[Row]], list[Row]]:
+        return lambda rows: [to_row(self.builder.make(row["split"], row["index"])) for row in rows]
+
+
+def builder_of(spec: DataSpec, source: Any) -> Any:
     """The builder that `[build]` names, with its options validated."""
     from editkit.recipe.load import options
 
@@ -78,159 +108,84 @@ def builder_of(spec: DataSpec, source: Any) -> Builder:
     return kind(spec.kind, options(spec.build, kind.Options, "build", source))
 
 
-def build_spec(path: Path, out: Path | None, limit: int = 0, engine: str = "local") -> Path:
-    """Builds `path` into `out` (default: `data/<name>`), in a staging folder that takes its name when it is whole.
+def build_spec(path: Path, out: Path | None, limit: int = 0, engine: str | Engine = "local") -> Path:
+    """Builds `path` into `out` (default: `data/<name>`), in a staging folder; what was stopped goes on.
 
     Args:
         path: a data spec with a `[build]` table.
         out: the folder to write; an older build of ours is replaced, anything else is refused.
-        limit: examples a split at most; 0 = as the spec says.
-        engine: "local", processes on this machine.
+        limit: examples a split at most (of a generated set: prompts); 0 = as the spec says.
+        engine: "local", processes on this machine; or one made in code.
 
     Returns:
         The data-set folder.
     """
-    if engine != "local":
-        raise UserError(f'--engine: found "{engine}"; expected "local"')
+    engine = engine_of(engine) if isinstance(engine, str) else engine
     spec, source = load_spec(path)
     builder = builder_of(spec, source)
     out = out or data_folder(spec)
     if out.exists() and not (out / "dataset.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: found something that is not a data set; choose another folder with --out")
-    staging = out.with_name(out.name + ".staging")
-    shutil.rmtree(staging, ignore_errors=True)
-    (staging / "data").mkdir(parents=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out.with_name(f".{out.name}.lock"), timeout=LOCK_S):
+            return _build(spec, path, builder, out, limit, engine)
+    except Timeout as error:
+        raise UserError(f"{out}: another process is building it; wait for it, or name another folder with --out") from error
+
+
+def _build(spec: DataSpec, path: Path, builder: Any, out: Path, limit: int, engine: Engine) -> Path:
     counts = {s: min(n, limit) if limit else n for s, n in builder.counts().items()}
+    staged = isinstance(builder, StagedBuilder)
+    chain = builder.stages(spec) if staged else [MakeExamples(builder, spec.kind, spec_hash(spec))]
+    staging = out.with_name(out.name + ".staging")
     started = time.perf_counter()
-    results = {}
-    workers = os.cpu_count() or 1
-    with ProcessPoolExecutor(workers) as pool, progress(sum(counts.values()), f"building {spec.name}") as bar:
-        for split, count in counts.items():
-            rows = _rows(pool, builder, split, count, bar.advance)
-            results[split] = _write_split(staging, spec.kind, split, count, rows)
+    try:
+        made = run_stages(chain, counts, staging / "work", engine, f"building {spec.name}")
+    finally:
+        engine.close()
     seconds = time.perf_counter() - started
-    _write_manifest(staging, spec, path, builder, results)
-    write_card(staging)
+    last = made[-1][1]
+    if staged:
+        _something_in(counts, last, made)
+    whole = staging / f"set-{last[0].path.parent.name if last and last[0].path else ''}"
+    for stale in staging.glob("set-*"):
+        if stale != whole:
+            shutil.rmtree(stale)
+    (whole / "data").mkdir(parents=True, exist_ok=True)
+    schema = parquet_schema(spec.kind, generated=staged)
+    with progress(sum(p.count() for p in last), f"writing {spec.name}") as bar:
+        results = {split: write_split(whole, split, last, schema, bar) for split in counts}
+    generation = {"teachers": builder.teachers(), "stages": funnel(made)} if staged else {}
+    write_manifest(whole, spec, path.name, type(builder).__name__, builder.credits(), results, generation)
+    write_card(whole)
     if out.exists():
-        shutil.rmtree(out)
-    staging.rename(out)
-    total = sum(counts.values())
-    print(f"{out}: {total} examples in {seconds:.1f} s ({total / seconds:.0f}/s on {workers} processes)")
+        shutil.rmtree(staging / "old", ignore_errors=True)
+        out.rename(staging / "old")
+    whole.rename(out)
+    shutil.rmtree(staging)
+    asked, total = sum(counts.values()), sum(r.count for r in results.values())
+    rate = f"{total} examples in {seconds:.1f} s ({asked / seconds:.0f}/s on {engine.processes} processes)"
+    print(f"{out}: {rate}" if not staged else f"{out}: {total} examples of {asked} proposals in {seconds:.1f} s")
     return out
 
 
-def _rows(
-    pool: ProcessPoolExecutor, builder: Builder, split: str, count: int, advance: Callable[[int], None]
-) -> Iterator[dict[str, Any]]:
-    """The rows of a split in order; a bounded number of chunks is in flight, so memory stays constant."""
-    starts = iter(range(0, count, CHUNK))
-    flight = []
-    while True:
-        for start in starts:
-            flight.append(pool.submit(_make_rows, builder, split, start, min(start + CHUNK, count)))
-            if len(flight) > 4 * (os.cpu_count() or 1):
-                break
-        if not flight:
-            return
-        rows = flight.pop(0).result()
-        advance(len(rows))
-        yield from rows
+def _something_in(counts: Mapping[str, int], last: Sequence[Part], made: Sequence[tuple[str, Sequence[Part]]]) -> None:
+    for split, count in counts.items():
+        if count and not any(p.count() for p in last if p.split == split):
+            raise UserError(
+                f'found no example to write for "{split}"; the stages kept and dropped {funnel(made)}: '
+                "ask for more prompts, or lower the thresholds of [build.filter]"
+            )
 
 
-def _make_rows(builder: Builder, split: str, start: int, stop: int) -> list[dict[str, Any]]:
-    return [to_row(builder.make(split, i)) for i in range(start, stop)]
-
-
-def to_row(example: Example) -> dict[str, Any]:
-    """An example as a row of the Parquet files."""
-    if isinstance(example, EditPair):
-        return {
-            "key": example.key,
-            "source": _image(example.source.read_bytes()),
-            "target": _image(example.target.read_bytes()),
-            "mask": _image(example.mask.read_bytes()) if example.mask else None,
-            "instructions": list(example.instructions),
-            "category": example.category,
-            "source_caption": example.source_caption,
-            "target_caption": example.target_caption,
-            "source_facts": json.dumps(dict(example.source_facts)),
-            "target_facts": json.dumps(dict(example.target_facts)),
-            "licence": example.licence,
-        }
-    return {
-        "key": example.key,
-        "image": _image(example.image.read_bytes()),
-        "captions": list(example.captions),
-        "facts": json.dumps(dict(example.facts)),
-        "licence": example.licence,
-    }
-
-
-def _image(data: bytes) -> dict[str, Any]:
-    return {"bytes": data, "path": None}
-
-
-_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_TEXTS = pa.list_(pa.string())
-COLUMNS: dict[str, dict[str, pa.DataType]] = {
-    "edit_pairs": {
-        "key": pa.string(), "source": _IMAGE, "target": _IMAGE, "mask": _IMAGE, "instructions": _TEXTS,
-        "category": pa.string(), "source_caption": pa.string(), "target_caption": pa.string(),
-        "source_facts": pa.string(), "target_facts": pa.string(), "licence": pa.string(),
-    },
-    "captioned_images": {
-        "key": pa.string(), "image": _IMAGE, "captions": _TEXTS, "facts": pa.string(), "licence": pa.string(),
-    },
-}  # fmt: skip
-
-
-def parquet_schema(kind: str) -> pa.Schema:
-    """The columns of a kind, with the features that make `datasets.load_dataset` open pictures as pictures."""
-    features: dict[str, Any] = {}
-    for name, type_ in COLUMNS[kind].items():
-        if type_ is _IMAGE:
-            features[name] = {"_type": "Image"}
-        elif type_ is _TEXTS:
-            features[name] = {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"}
-        else:
-            features[name] = {"dtype": "string", "_type": "Value"}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-    return pa.schema(list(COLUMNS[kind].items()), metadata=metadata)
-
-
-def _write_split(folder: Path, kind: str, split: str, count: int, rows: Iterator[dict[str, Any]]) -> BuildResult:
-    schema = parquet_schema(kind)
-    num_shards = max(1, -(-count // ROWS_PER_SHARD))
-    categories: Counter[str] = Counter()
-    licences: Counter[str] = Counter()
-    shards = {}
-    for shard in range(num_shards):
-        take = min(ROWS_PER_SHARD, count - shard * ROWS_PER_SHARD)
-        block = [next(rows) for _ in range(take)]
-        categories.update(row.get("category", "") for row in block)
-        licences.update(row["licence"] for row in block)
-        path = folder / "data" / f"{split}-{shard:05d}-of-{num_shards:05d}.parquet"
-        # Small row groups: a reader that wants one row decodes few others.
-        pq.write_table(pa.Table.from_pylist(block, schema), path, row_group_size=100, compression="zstd")
-        shards[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return BuildResult(count, categories, licences, shards)
-
-
-def _write_manifest(folder: Path, spec: DataSpec, path: Path, builder: Builder, results: Mapping[str, BuildResult]) -> None:
-    shards = {name: digest for r in results.values() for name, digest in r.shards.items()}
-    licences = sum((r.licences for r in results.values()), Counter())
-    credits_ = builder.credits()
-    manifest = {
-        "format": FORMAT,
-        "kind": spec.kind,
-        "name": spec.name,
-        "spec": spec.model_dump(mode="json"),
-        "spec_sha256": spec_hash(spec),
-        "counts": {s: r.count for s, r in results.items()},
-        "categories": {s: dict(sorted(r.categories.items())) for s, r in results.items() if set(r.categories) != {""}},
-        "licences": {n: {"count": licences[n], "credit": credits_.get(n, "")} for n in sorted(licences)},
-        "shards": shards,
-        "sha256": hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest(),
-        "provenance": {"builder": type(builder).__name__, "spec_file": path.name},
-    }
-    (folder / "dataset.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+def funnel(made: Sequence[tuple[str, Sequence[Part]]]) -> dict[str, dict[str, int]]:
+    """Stage -> how many rows it kept, and how many it dropped for which reason."""
+    found = {}
+    for name, parts in made:
+        counts: Counter[str] = Counter()
+        for part in parts:
+            if part.path is not None:
+                counts.update(reasons(part.path))
+        found[name] = {reason or "kept": counts[reason] for reason in sorted(counts)}
+    return found

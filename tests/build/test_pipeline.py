@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 from PIL import Image
 
-from editkit.build import build
+from editkit.build import build, pipeline
+from editkit.build.engine import LocalEngine
 from editkit.build.pipeline import builder_of
+from editkit.build.rows import parquet_schema, to_row
+from editkit.build.write import write_split
 from editkit.data.read import open_dataset
 from editkit.data.spec import load_spec
 from editkit.errors import UserError
@@ -100,6 +107,51 @@ def test_a_mistake_in_the_spec_is_named_before_anything_is_built(change: tuple[s
     with pytest.raises(UserError, match=re.escape(words)):
         build(spec)
     assert not Path("data").exists()
+
+
+def test_a_shard_is_what_the_rows_give_when_they_are_written_at_once(spec: str) -> None:
+    Path(spec).write_text(SPEC.replace("train = 12", "train = 230").replace("size = 32", "size = 16"))
+    folder = build(spec)
+    loaded, source = load_spec(Path(spec))
+    builder = builder_of(loaded, source)
+    rows = [to_row(builder.make("train", i)) for i in range(230)]
+    table = pa.Table.from_pylist(rows, parquet_schema("edit_pairs"))
+    pq.write_table(table, "at-once.parquet", row_group_size=100, compression="zstd")
+    assert (folder / "data" / "train-00000-of-00001.parquet").read_bytes() == Path("at-once.parquet").read_bytes()
+
+
+def test_several_shards_hold_the_rows_in_order(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("editkit.build.pipeline.write_split", functools.partial(write_split, rows_per_shard=5))
+    folder = build(spec)
+    assert [p.name for p in sorted((folder / "data").glob("train*"))] == [f"train-0000{i}-of-00003.parquet" for i in range(3)]
+    assert [open_dataset(spec)[i].key for i in range(12)] == [f"train-{i:06d}" for i in range(12)]
+
+
+def test_a_stopped_build_goes_on_and_leaves_nothing_behind(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = build(spec, "whole")
+
+    def stop(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as changed:
+        changed.setattr(pipeline, "write_card", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build(spec, "stopped")
+    assert not Path("stopped").exists()
+    there = {p: p.stat().st_mtime_ns for p in Path("stopped.staging").rglob("*.parquet")}
+    assert len(there) == 4  # a part and a shard for each split
+    monkeypatch.setattr(LocalEngine, "run", None)  # nothing is left to make
+    stopped = build(spec, "stopped")
+    names = [p.relative_to(whole) for p in whole.rglob("*") if p.is_file()]
+    assert all((whole / n).read_bytes() == (stopped / n).read_bytes() for n in names)
+    assert not Path("stopped.staging").exists()
+
+
+def test_a_set_is_built_by_one_process_at_a_time(spec: str) -> None:
+    Path("data").mkdir()
+    with FileLock("data/.run.lock"), pytest.raises(UserError, match="another process is building it"):
+        build(spec, "data/run")
+    build(spec, "data/run")
 
 
 def test_an_unknown_engine_is_refused(spec: str) -> None:

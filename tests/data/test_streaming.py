@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.registry import _registry
 
-from editkit.build.pipeline import parquet_schema, to_row
+from editkit.build.rows import parquet_schema, to_row
 from editkit.cli import main
 from editkit.data import read
 from editkit.data.check import audit_pictures

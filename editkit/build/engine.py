@@ -1,0 +1,120 @@
+"""Where the work of a build runs: processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait as wait_for
+from typing import Protocol, TypeVar
+
+from editkit.errors import UserError
+
+# What every worker needs, imported once by the server that they are forked from; nothing that starts threads.
+PRELOADED = ["editkit.build.pipeline", "editkit.lab.avatar_builder"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+IN_FLIGHT = 2  # tasks a process has at most, the running one included: what waits takes memory
+
+
+class Engine(Protocol):
+    """Runs a function over tasks; what a task makes lies in files, so what comes back is small."""
+
+    processes: int
+
+    def run(self, function: Callable[[T], R], tasks: Iterable[T], most: int = 0) -> Iterator[R]:
+        """The results as they come, in no order; tasks are taken no faster than they are done.
+
+        Args:
+            function: of a module, so that other processes find it.
+            tasks: what can be pickled.
+            most: processes at most; 0 = as many as there are.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends the processes; the next `run` starts others."""
+        ...
+
+
+class LocalEngine:
+    """Processes of this machine, as many as it lets us use, which stay from one stage to the next.
+
+    They are forked from a server that has done nothing yet: a process that computed with several threads cannot be forked
+    safely. They end when the one that started them does, however it ends.
+    """
+
+    def __init__(self, processes: int = 0) -> None:
+        self.processes = processes or usable_cores()
+        self._pools: dict[int, ProcessPoolExecutor] = {}
+
+    def run(self, function: Callable[[T], R], tasks: Iterable[T], most: int = 0) -> Iterator[R]:
+        processes = min(self.processes, most or self.processes)
+        pool = self._pools.get(processes) or self._started(processes)
+        flight: set[Future[R]] = set()
+        try:
+            for task in tasks:
+                flight.add(pool.submit(function, task))
+                if len(flight) >= IN_FLIGHT * processes:
+                    done, flight = wait(flight, return_when=FIRST_COMPLETED)
+                    yield from (f.result() for f in done)
+            while flight:
+                done, flight = wait(flight, return_when=FIRST_COMPLETED)
+                yield from (f.result() for f in done)
+        except BrokenProcessPool as error:
+            self.close()
+            raise UserError(
+                "a process of the build was ended from outside (out of memory?); "
+                "what is finished is kept, and the same command goes on"
+            ) from error
+        except BaseException:
+            # Nobody waits for the tasks in flight; Python has a public way to end them only from 3.14 on.
+            for process in list((getattr(pool, "_processes", None) or {}).values()):
+                process.terminate()
+            self.close()
+            raise
+
+    def _started(self, processes: int) -> ProcessPoolExecutor:
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(["__main__", *PRELOADED])
+        self._pools[processes] = ProcessPoolExecutor(processes, context, initializer=_begin_worker)
+        return self._pools[processes]
+
+    def close(self) -> None:
+        while self._pools:
+            self._pools.popitem()[1].shutdown(wait=True, cancel_futures=True)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def engine_of(name: str) -> Engine:
+    """The engine that `--engine` names."""
+    if name != "local":
+        raise UserError(f'--engine: found "{name}"; expected "local"')
+    return LocalEngine()
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends us
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise ValueError("a worker has to be started by another process")
+
+    def end_with(sentinel: int) -> None:
+        wait_for([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with, args=(parent.sentinel,), daemon=True).start()

@@ -1,0 +1,82 @@
+"""InstructPix2Pix's way to edit pairs: `builder = "instruct_pix2pix"` (Brooks et al. 2023, section 3.1).
+
+propose: a teacher of texts writes (caption, instruction, edited caption); select: text filters; render: Prompt-to-Prompt draws
+several pairs of pictures for every pair of captions; filter: CLIP keeps those that show the change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from editkit.build.filters import FilterOptions, FilterPairs
+from editkit.build.render import RenderOptions, RenderPairs, version_of
+from editkit.build.stages import Gathering, Stage
+from editkit.build.teachers.chat import ChatOptions, ChatTeacher
+from editkit.build.teachers.grammar import GrammarTeacher
+from editkit.build.teachers.protocol import Propose, Teacher
+from editkit.build.text_filters import SelectTexts
+from editkit.data.spec import DataSpec
+from editkit.errors import UserError
+from editkit.recipe.schema import NonNegativeInt, PositiveInt, Section
+
+
+class GrammarOptions(Section):
+    """The lab's grammar."""
+
+    teacher: Literal["grammar"]
+    part_size: PositiveInt = 200
+
+
+class InstructPix2PixBuilder:
+    """Holds options only, so that any process can do any part."""
+
+    class Options(Section):
+        """The keys of `[build]` behind `builder`."""
+
+        train: NonNegativeInt  # proposals asked for; fewer pairs of prompts, or more pairs of pictures, come out
+        test: NonNegativeInt
+        seed: int = 0
+        propose: Annotated[GrammarOptions | ChatOptions, Field(discriminator="teacher")]
+        render: RenderOptions
+        filter: FilterOptions
+
+    def __init__(self, kind: str, options: Options) -> None:
+        if kind != "edit_pairs":
+            raise UserError(f'found kind = "{kind}"; builder = "instruct_pix2pix" makes kind = "edit_pairs"')
+        self._options = options
+        self._credits: dict[str, str] = {}
+        self._teachers: dict[str, Any] = {}
+
+    def counts(self) -> Mapping[str, int]:
+        return {"train": self._options.train, "test": self._options.test}
+
+    def credits(self) -> Mapping[str, str]:
+        return self._credits
+
+    def teachers(self) -> Mapping[str, Any]:
+        return self._teachers
+
+    def stages(self, spec: DataSpec) -> Sequence[Stage | Gathering]:
+        if not spec.licence:
+            raise UserError(f'{spec.name}: found no licence; say under which one the drawn pictures are: licence = "..."')
+        options = self._options
+        teacher = self._teacher()
+        render = RenderPairs(options.render, options.seed, version_of(options.render.model))
+        judge = FilterPairs(options.filter, spec.licence, version_of(options.filter.clip))
+        self._credits = {spec.licence: spec.credit}
+        self._teachers = {
+            "propose": dict(teacher.identity()),
+            "render": dict(render.identity()),
+            "filter": dict(judge.identity()),
+        }
+        select = SelectTexts(options.render.prompts_per_part)
+        return [Propose(teacher, options.propose.part_size), select, render, judge]
+
+    def _teacher(self) -> Teacher:
+        propose = self._options.propose
+        if isinstance(propose, ChatOptions):
+            return ChatTeacher.of(propose, self._options.seed, self.counts())
+        return GrammarTeacher(self._options.seed)

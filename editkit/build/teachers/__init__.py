@@ -1,0 +1,1 @@
+"""Teachers of texts: what proposes (caption, instruction, edited caption)."""

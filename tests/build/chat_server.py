@@ -1,0 +1,117 @@
+"""A server process on loopback that speaks the chat completions of OpenAI, and misbehaves where the caption says so.
+
+"[429 once]" in a caption: the first request for it is refused; likewise 500, 503; "[malformed once]", "[malformed always]",
+"[empty always]", "[wrong type once]", "[slow once]", "[cut once]", "[500 always]", "[401]". Every request is a line in the log.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+SLOW_S = 3.0
+
+
+@dataclass(frozen=True)
+class ChatServer:
+    """Its address, and what it was asked."""
+
+    url: str
+    log: Path
+
+    def requests(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+    def asked(self) -> Counter[str]:
+        return Counter(request["caption"] for request in self.requests())
+
+
+@contextmanager
+def chat_server(log: Path) -> Iterator[ChatServer]:
+    """Runs until the block ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.build.chat_server", str(log)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        yield ChatServer(f"http://127.0.0.1:{int(process.stdout.readline())}/v1", log)
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    log = Path()
+    lock = threading.Lock()
+    times: Counter[str] = Counter()
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        caption = body["messages"][-1]["content"]
+        with self.lock:
+            self.times[caption] += 1
+            first = self.times[caption] == 1
+            line = {"caption": caption, "path": self.path, "at": time.monotonic(), "key": self.headers.get("Authorization")}
+            with self.log.open("a") as file:
+                file.write(json.dumps({**line, "body": body}) + "\n")
+        if "[401]" in caption:
+            return self._send(401, {"error": {"message": "no such key"}})
+        for status in (429, 500, 503):
+            if f"[{status} always]" in caption or (f"[{status} once]" in caption and first):
+                return self._send(status, {"error": {"message": "busy"}})
+        if "[slow once]" in caption and first:
+            time.sleep(SLOW_S)
+        if "[cut once]" in caption and first:
+            self.close_connection = True
+            return self.connection.close()
+        return self._send(200, self._completion(caption, first))
+
+    def _completion(self, caption: str, first: bool) -> dict[str, Any]:
+        answer: Any = {"instruction": "make it red", "edited_caption": caption.replace("blue", "red")}
+        content = json.dumps(answer)
+        if "[malformed always]" in caption or ("[malformed once]" in caption and first):
+            content = content[:-9]
+        if "[wrong type once]" in caption and first:
+            content = json.dumps({"instruction": ["make", "it"], "edited_caption": 3})
+        if "[empty always]" in caption:
+            content = json.dumps({"instruction": " ", "edited_caption": caption + " red"})
+        message = {"role": "assistant", "content": content}
+        usage = {"prompt_tokens": 100, "completion_tokens": 20}
+        return {"model": "loopback-1", "choices": [{"index": 0, "message": message}], "usage": usage}
+
+    def _send(self, status: int, answer: dict[str, Any]) -> None:
+        data = json.dumps(answer).encode()
+        self.send_response(status)
+        if status == 429:
+            self.send_header("Retry-After", "0.2")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def _serve(log: Path) -> None:
+    _Handler.log = log
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    print(server.server_port, flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]))
