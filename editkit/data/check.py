@@ -28,7 +28,7 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        kind: "orphan", "unreadable", "empty text", "identical pair" or "size mismatch".
+        kind: "orphan", "unreadable", "empty text", "identical pair", "size mismatch" or "count".
         key: the example, or the file that no example uses.
         why: in words.
         index: the example's number; -1 for a file without one.
@@ -68,6 +68,13 @@ def check_dataset(dataset: Dataset[Any], workers: int | None = None) -> Findings
     if unnamed is not None:
         findings.items += [Finding("orphan", path, "no example uses this file") for path in unnamed()]
     return findings
+
+
+def check_count(name: str, found: int, expected: int | None) -> list[Finding]:
+    """A finding where a data set has not as many rows as its authors say."""
+    if expected is None or found == expected:
+        return []
+    return [Finding("count", name, f"found {found:,} rows, its authors say {expected:,}; is all of it here?")]
 
 
 def check_example(example: Example, index: int) -> Iterator[Finding]:

@@ -201,7 +201,7 @@ class Counted(ParquetDataset):
         self.reads = 0
         self.peak = 0
 
-    def _read_group(self, number: int) -> read._Rows:
+    def _read_group(self, number: int) -> read.Rows:
         self.reads += 1
         return super()._read_group(number)
 
