@@ -17,6 +17,7 @@ from editkit.errors import UserError
 from editkit.progress import progress
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+END = bytes(1024)  # what every whole tar file ends with
 _PART = re.compile(r"[._-](?:part|split)[._-]?[a-z0-9]+$|\.\d{3}$")  # x.tar.split.000, x.tar.part-aa, x.tar.001
 
 
@@ -136,13 +137,15 @@ def members_of(archives: Sequence[Archive]) -> Iterator[Member]:
     with progress(len(archives), "reading what is in the archives") as bar:
         for archive in archives:
             try:
+                if any(archive.read(archive.starts[-1] - len(END), len(END))):
+                    raise tarfile.ReadError("its end is missing")
                 with tarfile.open(fileobj=io.BufferedReader(_Joined(archive), 16 * 1024), mode="r:") as tar:
                     for info in tar:
                         if info.isfile():
                             if info.offset_data + info.size > archive.starts[-1]:
                                 raise tarfile.ReadError("it ends in the middle of a file")
                             yield Member(archive, info.name.removeprefix("./"), info.offset_data, info.size)
-                        tar.members = []  # tarfile keeps all headers, which is a gigabyte for a million of files
+                        tar.members = []  # ty: ignore[missing-attribute]  (it would keep every header)
             except (tarfile.TarError, OSError) as error:
                 raise UserError(
                     f"{archive.name}: cannot be read as a tar file ({error}); are all of its parts there?"

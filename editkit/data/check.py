@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from PIL import Image, ImageChops
 
-from editkit.data.examples import CaptionedImage, Dataset, EditPair, Example, pictures_of
+from editkit.data.examples import AnyExample, CaptionedImage, Dataset, EditPair, pictures_of
 from editkit.data.pictures import PictureError
 from editkit.errors import UserError
 from editkit.progress import progress
@@ -77,7 +77,7 @@ def check_count(name: str, found: int, expected: int | None) -> list[Finding]:
     return [Finding("count", name, f"found {found:,} rows, its authors say {expected:,}; is all of it here?")]
 
 
-def check_example(example: Example, index: int) -> Iterator[Finding]:
+def check_example(example: AnyExample, index: int) -> Iterator[Finding]:
     """The findings of one example."""
     opened: dict[str, Image.Image] = {}
     for role, picture in pictures_of(example):
@@ -133,7 +133,7 @@ def _of_all(dataset: Dataset[Any], ask: Callable[[Any, int], T], workers: int | 
             yield from pool.map(lambda index: ask(dataset[index], index), block)
 
 
-def _first_error(example: Example) -> PictureError | None:
+def _first_error(example: AnyExample) -> PictureError | None:
     for _, picture in pictures_of(example):
         try:
             picture.open()

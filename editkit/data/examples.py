@@ -80,7 +80,8 @@ class EditRequest:
     scores: Mapping[str, float] = field(default_factory=dict)
 
 
-Example = CaptionedImage | EditPair | EditRequest
+Example = CaptionedImage | EditPair  # what can be trained on
+AnyExample = Example | EditRequest
 E_co = TypeVar("E_co", covariant=True)
 
 
@@ -97,7 +98,7 @@ class Dataset(Protocol[E_co]):
     def __getitem__(self, index: int) -> E_co: ...
 
 
-def pictures_of(example: Example) -> Sequence[tuple[str, Picture]]:
+def pictures_of(example: AnyExample) -> Sequence[tuple[str, Picture]]:
     """The pictures of an example with their roles, for checks that open every one."""
     if isinstance(example, CaptionedImage):
         return (("image", example.image),)

@@ -12,7 +12,7 @@ from typing import Any
 
 from editkit.data.archives import WebDatasetRows, find_archives
 from editkit.data.cells import Cells, is_empty, mask_of, number_at, pictures_at, text_at, texts_at
-from editkit.data.examples import CaptionedImage, Dataset, EditPair, EditRequest, Example, pictures_of
+from editkit.data.examples import AnyExample, CaptionedImage, Dataset, EditPair, EditRequest, pictures_of
 from editkit.data.fields import MISSING, find, starts_of
 from editkit.data.folders import image_rows, need_folder, pair_rows, place, unnamed_files
 from editkit.data.hub import hub_rows
@@ -115,7 +115,8 @@ class RowDataset:
         self._units = Units(spec, rows, "" if whole else split, self._key)
 
     def _check_columns(self) -> None:
-        firsts = [self._rows[i] for i in range(min(LOOKED_AT, len(self._rows)))]
+        known = self._rows.group_sizes[0] if isinstance(self._rows, ParquetRows) else len(self._rows)
+        firsts = [self._rows[i] for i in range(min(LOOKED_AT, known))]
         turns = self._read.turns
         if turns is not None:
             firsts = [at_turn(row, turns, 0) for row in firsts if not turns.each or find(row, turns.each)]
@@ -199,7 +200,7 @@ class RowDataset:
     def __len__(self) -> int:
         return len(self._units)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> AnyExample:
         if not 0 <= index < len(self):
             raise IndexError(index)
         number, turn = int(self._units.rows[index]), int(self._units.turns[index])
@@ -237,7 +238,7 @@ class RowDataset:
         target = self._cells.picture(row, find(row, self._at("target", columns.target, turn)))
         if not back:
             return EditPair(target=target, **common)
-        exchanged = {
+        exchanged: dict[str, Any] = {
             "key": f"{key}-inverse",
             "source": target,
             "instructions": texts_at(row, as_list(columns.inverse), self._read.strip),
@@ -280,7 +281,7 @@ class RemoteRows(RowDataset):
         return hashlib.sha256(f"{self._split} {said} {self._rows.fingerprint()}".encode()).hexdigest()
 
 
-def _fingerprint(example: Example) -> Iterator[bytes]:
+def _fingerprint(example: AnyExample) -> Iterator[bytes]:
     """What a data set's hash covers: key, texts, and every byte of the pictures that can be read."""
     texts = example.captions if isinstance(example, CaptionedImage) else example.instructions
     yield json.dumps([example.key, list(texts)]).encode()

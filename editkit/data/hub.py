@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def hub_rows(root: Path, read: Read, split: str) -> Sequence[Row]:
         if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")) or not _has_parquet(path):
             return _arrow_rows(path, split)
     fs, base = file_system(where)
-    files = _split_files(_list(fs, base, where, read), base, read.files, split)
+    files = _split_files(_list(fs, base, where, root, read), base, read.files, split)
     if not files:
         wanted = f" {read.files}" if read.files else ""
         raise UserError(f'{where}: found no parquet files{wanted} of the split "{split}"')
@@ -52,23 +53,23 @@ def _has_parquet(path: Path) -> bool:
     return next(path.rglob("*.parquet"), None) is not None
 
 
-def _list(fs: Any, base: str, where: str, read: Read) -> list[str]:
+def _list(fs: Any, base: str, where: str, root: Path, read: Read) -> list[str]:
     try:
         return sorted(fs.find(base))
     except Exception as error:  # the Hub's errors come from its library, its transport and the network
         if is_local(fs):
             raise
-        raise UserError(unreachable(where, read, error)) from error
+        raise UserError(unreachable(where, root, read, error)) from error
 
 
-def unreachable(where: str, read: Read, error: Exception) -> str:
+def unreachable(where: str, root: Path, read: Read, error: Exception) -> str:
     """One line for whatever kept us from a remote data set."""
     said = (str(error).strip().partition("\n")[0] or type(error).__name__).rstrip(".")
-    to = place(Path("."), read.path).name or read.repo.rpartition("/")[2] or "FOLDER"
-    fetch = (
-        f'; or download it where there is a network: {download(read, to)}, and set [read] path = "{to}"' if read.repo else ""
-    )
-    return f"{where}: cannot be reached ({type(error).__name__}: {said}); expected a network and HF_HUB_OFFLINE unset{fetch}"
+    if type(error).__name__ == "OfflineModeIsEnabled":
+        said = "HF_HUB_OFFLINE is set"
+    to = os.path.normpath(place(root, read.path)) if read.path else read.repo.rpartition("/")[2]
+    elsewhere = f", or a copy of it here: {download(read, to)}" if read.repo else ""
+    return f"{where}: cannot be reached ({said}); expected a network{elsewhere}"
 
 
 def download(read: Read, to: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from editkit.data.examples import CaptionedImage, Dataset, Example
+from editkit.data.examples import AnyExample, CaptionedImage, Dataset
 from editkit.data.pictures import Picture, PictureError
 from editkit.data.read import open_dataset
 from editkit.errors import UserError
@@ -40,7 +40,7 @@ class KeptOut:
             for index in range(len(dataset)):
                 self._add(name, dataset[index])
 
-    def _add(self, name: str, example: Example) -> None:
+    def _add(self, name: str, example: AnyExample) -> None:
         if isinstance(example, CaptionedImage):
             return
         try:
@@ -51,7 +51,7 @@ class KeptOut:
             if words := normalised(text):
                 self._by_words.setdefault(words, []).append((name, example.key, seen))
 
-    def find(self, example: Example) -> tuple[str, str] | None:
+    def find(self, example: AnyExample) -> tuple[str, str] | None:
         """The name and key of the evaluation example that this one is; None where it is none."""
         if isinstance(example, CaptionedImage):
             return None

@@ -166,7 +166,8 @@ def _makes(spec: DataSpec) -> list[str]:
     if isinstance(columns.instruction, list) or read.phrasings:
         found.append("several phrasings an example: training draws one, evaluation takes the first")
     if columns.mask and read.mask_shows != "white":
-        found.append(f"masks that show the edit in {read.mask_shows}, turned so that it is white")
+        by = "transparency" if read.mask_shows == "transparent" else "black"
+        found.append(f"masks that mark the edit by {by}, turned so that it is white")
     if has_references(spec):
         found.append(REFERENCES_UNUSED)
     return found
