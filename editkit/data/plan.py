@@ -74,6 +74,7 @@ def describe(spec: DataSpec, root: Path) -> dict[str, Any]:
         "split": read.split if read.layout == "hf" else "all",
         "test": _test(spec),
         "rows expected": spec.expect.rows,
+        "about": spec.expect.about,
         "test rows expected": spec.expect.test_rows,
         "columns": _columns(spec),
         "kept": [_condition(k) for k in read.keep],

@@ -141,7 +141,8 @@ def as_list(names: str | list[str]) -> list[str]:
 class Expect(Section):
     """How many rows the authors say there are; a row may become several examples."""
 
-    rows: PositiveInt | None = None  # of the split that is read
+    rows: PositiveInt | None = None  # of the split that is read; check compares
+    about: PositiveInt | None = None  # the same where nobody says it exactly; check does not compare
     test_rows: PositiveInt | None = None  # of `test_split`
 
 
