@@ -12,7 +12,7 @@ from PIL import Image, ImageChops
 
 from editkit.data.archives import Archive, Member, members_of, picture_of
 from editkit.data.fields import MISSING, find
-from editkit.data.pictures import Picture
+from editkit.data.pictures import Picture, PictureError
 from editkit.data.tables import FOLDER
 
 Row = Mapping[str, Any]
@@ -45,6 +45,8 @@ class Cells:
         member = self._members.get(str(cell).removeprefix("./"))
         if member is not None:
             return picture_of(member)
+        if str(cell).startswith(("http://", "https://")):
+            return WebPicture(label=str(cell))
         return Picture(path=self.folder(row) / str(cell))
 
     def folder(self, row: Row) -> Path:
@@ -92,6 +94,14 @@ def number_at(row: Row, place: str) -> float | None:
         return float(found)
     except (TypeError, ValueError):
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class WebPicture(Picture):
+    """A picture that nobody has downloaded: training fetches nothing from strangers' servers."""
+
+    def read_bytes(self) -> bytes:
+        raise PictureError(self.name, "is a web address; download the pictures and name a column with their files")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from editkit.cli import main
+from editkit.data.pictures import PictureError
 from editkit.data.plan import REFERENCES_UNUSED
 from editkit.data.read import open_dataset
 from tests.data.shapes import jsonl, png
@@ -128,3 +129,22 @@ def test_rows_of_a_session_and_both_ways_of_an_edit_share_a_split(workplace: Pat
         numbers.append({int(k) // 4 for k in keys if "-" not in k})
     assert not numbers[0] & numbers[1]
     assert numbers[0] | numbers[1] == set(range(50))
+
+
+def test_web_addresses_and_masks_in_black_and_names_as_texts(workplace: Path) -> None:
+    png(workplace / "mine/a_red_house.png", "red")
+    row = {"source": "https://x.org/1.jpg", "target": "a_red_house.png", "instruction": "x", "mask": "a_red_house.png"}
+    jsonl(workplace / "mine/metadata.jsonl", row)
+    head = 'format = 1\nname = "mine"\nkind = "{}"\n[split]\ntest = 0.0\n[read]\npath = "mine"\n'
+    Path("mine.toml").write_text(
+        head.format("edit_pairs") + 'layout = "folder"\nmask_shows = "black"\n[read.columns]\nmask = "mask"\n'
+    )
+    example = open_dataset("mine.toml")[0]
+    with pytest.raises(PictureError, match=r"^https://x\.org/1\.jpg: is a web address; download"):
+        example.source.open()
+    assert example.mask.open().getpixel((1, 1)) == (255, 255, 255)  # the corner is black
+    assert len(set(example.mask.open().getpixel((30, 30)))) == 1
+    Path("mine.toml").write_text(head.format("captioned_images") + 'layout = "images"\ntext_from = "name"\n')
+    assert open_dataset("mine.toml")[0].captions == ("a red house",)
+    Path("mine.toml").write_text(head.format("captioned_images") + 'layout = "images"\nphrasings = ["a photo of sks house"]\n')
+    assert open_dataset("mine.toml")[0].captions == ("a photo of sks house",)
