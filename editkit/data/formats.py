@@ -13,7 +13,7 @@ from typing import Any
 from editkit.data.archives import WebDatasetRows, find_archives
 from editkit.data.cells import Cells, is_empty, mask_of, number_at, pictures_at, text_at, texts_at
 from editkit.data.examples import AnyExample, CaptionedImage, Dataset, EditPair, EditRequest, pictures_of
-from editkit.data.fields import MISSING, find, starts_of
+from editkit.data.fields import MISSING, find
 from editkit.data.folders import image_rows, need_folder, pair_rows, place, unnamed_files
 from editkit.data.hub import hub_rows
 from editkit.data.pictures import PictureError
@@ -21,7 +21,7 @@ from editkit.data.plan import REFERENCES_UNUSED, check_here, has_references
 from editkit.data.row_groups import RESIDENT_BYTES, ParquetRows
 from editkit.data.spec import DataSpec, Read, as_list
 from editkit.data.tables import open_tables
-from editkit.data.units import Units, at_turn, counts_by_group
+from editkit.data.units import Units, at_turn, columns_of, counts_by_group
 from editkit.errors import UserError
 
 Row = Mapping[str, Any]
@@ -54,7 +54,7 @@ def open_foreign(spec: DataSpec, root: Path, split: str) -> Dataset[Any]:
     if len(rows) == 0:
         raise UserError(f"{spec.name}: found no examples; check the paths of [read]")
     if isinstance(rows, ParquetRows):
-        rows.only(starts_of(_places(spec), rows.columns))
+        rows.only(columns_of(_places(spec), read.turns, rows.columns))
         if rows.is_remote:
             return RemoteRows(spec, rows, cells, split, orphans)
     return RowDataset(spec, rows, cells, split, orphans)
@@ -90,7 +90,7 @@ def _places(spec: DataSpec) -> list[str]:
     assert read is not None
     turns = [read.turns.each, read.turns.instruction, read.turns.target] if read.turns else []
     columns = [place for listed in read.columns.names(spec.kind).values() for place in listed]
-    return [p.replace("{n}", "1").replace("{i}", "0") for p in [*columns, *turns, *(k.column for k in read.keep)] if p]
+    return [p for p in [*columns, *turns, *(k.column for k in read.keep)] if p]
 
 
 def _picture_cells(spec: DataSpec, row: Row) -> list[Any]:
@@ -168,6 +168,29 @@ class RowDataset:
                 digest.update(part)
         return digest.hexdigest()
 
+    def texts(self) -> Iterator[tuple[str, ...]]:
+        """The texts of every example, in order; of Parquet files the columns that hold them are read and no other."""
+        rows: Any = self._rows
+        turns = self._read.turns
+        if isinstance(rows, ParquetRows):
+            name = "caption" if self._spec.kind == "captioned_images" else "instruction"
+            places = [*as_list(getattr(self._columns, name)), *as_list(self._columns.inverse)]
+            places += [turns.each, turns.instruction] if turns else []
+            rows = rows.scan(columns_of([p for p in places if p], turns, rows.columns))
+        at = 0
+        for number, row in enumerate(rows):
+            while at < len(self) and self._units.rows[at] == number:
+                turn = int(self._units.turns[at])
+                yield self._said(at_turn(row, turns, turn), turn, bool(self._units.backs[at]))
+                at += 1
+
+    def _said(self, row: Row, turn: int, back: bool) -> tuple[str, ...]:
+        if back:
+            return texts_at(row, as_list(self._columns.inverse), self._read.strip)
+        if self._spec.kind == "captioned_images":
+            return self._texts(row, "caption", self._columns.caption, turn)
+        return self._texts(row, "instruction", self._columns.instruction, turn)
+
     @property
     def rows_found(self) -> int:
         """Rows of the data, before any is left out or becomes several examples."""
@@ -180,7 +203,7 @@ class RowDataset:
         present = self._rows.columns if isinstance(self._rows, ParquetRows) else [c for c in row if not c.startswith("_")]
         if self._read.layout in ("pairs", "images"):
             return []
-        return [c for c in present if c not in starts_of(_places(self._spec), present)]
+        return [c for c in present if c not in columns_of(_places(self._spec), self._read.turns, list(present))]
 
     @property
     def group_sizes(self) -> list[int]:
@@ -210,7 +233,7 @@ class RowDataset:
             return CaptionedImage(
                 key=key,
                 image=self._cells.picture(row, find(row, self._columns.image)),
-                captions=self._texts(row, "caption", self._columns.caption, turn),
+                captions=self._said(row, turn, False),
                 licence=self._spec.licence,
             )
         suffix = f"-turn{turn + 1}" if self._read.turns else ""
@@ -224,7 +247,7 @@ class RowDataset:
         common: dict[str, Any] = {
             "key": key,
             "source": self._cells.picture(row, self._source(row, turn)),
-            "instructions": self._texts(row, "instruction", columns.instruction, turn),
+            "instructions": self._said(row, turn, False),
             "category": text_at(row, columns.category),
             "mask": None if is_empty(mask) else mask_of(self._cells.picture(row, mask), self._read.mask_shows),
             "source_caption": text_at(row, columns.source_caption),
@@ -241,7 +264,7 @@ class RowDataset:
         exchanged: dict[str, Any] = {
             "key": f"{key}-inverse",
             "source": target,
-            "instructions": texts_at(row, as_list(columns.inverse), self._read.strip),
+            "instructions": self._said(row, turn, True),
             "source_caption": common["target_caption"],
             "target_caption": common["source_caption"],
             "references": (),  # what was added with their help is there already

@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -146,6 +146,13 @@ class ParquetDataset:
         number = bisect.bisect_right(self._starts, index) - 1
         rows = self._resident.get(number, lambda: self._read_group(number))
         return self._make(rows[index - self._starts[number]])
+
+    def texts(self) -> Iterator[tuple[str, ...]]:
+        """The texts of every example, in order; no pictures are read."""
+        column = "instructions" if self._manifest["kind"] == "edit_pairs" else "captions"
+        for group in self._groups:
+            rows = self._reading(group.shard, lambda group=group: read_row_group(self._fs, group, [column]))
+            yield from map(tuple, rows.columns[column])
 
     def __getstate__(self) -> dict[str, Any]:
         """A worker process opens the files itself."""

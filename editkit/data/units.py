@@ -53,9 +53,7 @@ class Units:
         if not any(places):
             return iter(enumerate([{}] * len(rows)))
         if isinstance(rows, ParquetRows):
-            wanted = starts_of([p for p in places if p], rows.columns)
-            every = [c for c in rows.columns if turns and not turns.each and _numbered_like(c, turns)]
-            return iter(enumerate(rows.scan(list(dict.fromkeys([*wanted, *every])))))
+            return iter(enumerate(rows.scan(columns_of([p for p in places if p], turns, rows.columns))))
         return iter(enumerate(rows))
 
     def _of(self, row: Row, number: int) -> Iterator[tuple[int, int, bool]]:
@@ -119,5 +117,8 @@ def counts_by_group(rows: np.ndarray, group_sizes: Iterable[int]) -> list[int]:
     return np.diff(np.searchsorted(rows, ends), prepend=0).tolist()
 
 
-def _numbered_like(column: str, turns: Turns) -> bool:
-    return any(p and column.startswith(p.partition("{")[0].partition("[")[0]) for p in (turns.instruction, turns.target))
+def columns_of(places: Sequence[str], turns: Turns | None, columns: Sequence[str]) -> list[str]:
+    """Those columns in which places lie, with all columns that numbered turns may have."""
+    starts = [p.partition("{")[0].partition("[")[0] for p in (turns.instruction, turns.target) if p] if turns else []
+    wanted = set(starts_of([p.replace("{n}", "1").replace("{i}", "0") for p in places], columns))
+    return [c for c in columns if c in wanted or any(c.startswith(s) for s in starts)]

@@ -64,9 +64,6 @@ def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
     places = _places(recipe)
     parts = [open_dataset(place, "train", limit=recipe.data.limit) for place in places.values()]
     test_set = open_dataset(recipe.data.test or recipe.data.train, "test")
-    if test_set.info["kind"] != kind.kind:
-        place = source.place(("data", "test")) if source else "recipe"
-        raise UserError(f'{place}: data.test = "{recipe.data.test}": found {test_set.info["kind"]}; expected {kind.kind}')
     usable = []
     start = 0
     for (key, place), part in zip(places.items(), parts, strict=True):
@@ -78,6 +75,9 @@ def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
             print(f"{place}: {len(part) - len(found)} of {len(part)} examples are skipped: their pictures cannot be read")
         usable.append([start + i for i in found])
         start += len(part)
+    if test_set.info["kind"] != kind.kind:
+        place = source.place(("data", "test")) if source else "recipe"
+        raise UserError(f'{place}: data.test = "{recipe.data.test}": found {test_set.info["kind"]}; expected {kind.kind}')
     for place, part in zip(places.values(), parts, strict=True):
         for note in part.info.get("notes", []):
             print(f"{place}: {note}")

@@ -58,6 +58,7 @@ def test_the_spec_reads_what_the_data_set_holds(name: str, tmp_path: Path) -> No
     assert len(dataset) == len(expected)
     for index, pair in enumerate(expected):
         same(dataset[index], pair)
+    assert list(dataset.texts()) == [tuple(pair.texts) for pair in expected]
     assert not check_dataset(dataset).items
     assert dataset.info["licences"][spec.licence]["count"] == len(expected)
 

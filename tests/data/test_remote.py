@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import fsspec
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from fsspec.registry import _registry
 from editkit.data import row_groups
 from editkit.data.check import audit_pictures
 from editkit.data.formats import RemoteRows
+from editkit.data.keep_out import KeptOut, refuse_evaluation
 from editkit.data.read import open_dataset
 from editkit.errors import UserError
 from tests.data.shapes import image
@@ -47,8 +49,6 @@ class Hub(DirFileSystem):
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder that stands for the repository, behind hf://."""
-    import datasets
-
     where = tmp_path / "hub"
     folder = where / "datasets/someone/edits@refs%2Fconvert%2Fx"
 
@@ -158,3 +158,22 @@ def test_without_a_network_one_line_says_what_to_do(tmp_path: Path, monkeypatch:
     )
     assert "--revision refs/convert/x" in said
     assert "\n" not in said
+
+
+def test_evaluation_sets_are_looked_for_in_the_texts_alone(tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = open_dataset(far(tmp_path))
+    monkeypatch.setattr(type(dataset), "__getitem__", lambda *_: pytest.fail("read a whole example"))
+    refuse_evaluation({"far": dataset}, KeptOut({}))
+    assert list(dataset.texts()) == [(f"train {n}",) for n in range(20)]
+
+
+def test_numbered_turns_of_parquet_files_are_all_read(tmp_path: Path) -> None:
+    columns = {f"text_{n}": f"do {n}" for n in (1, 2, 3)} | {f"after_{n}": image("blue") for n in (1, 2, 3)}
+    (tmp_path / "mine").mkdir()
+    datasets.Dataset.from_list([{"before": image("red"), **columns}]).to_parquet(tmp_path / "mine/train.parquet")
+    head = 'format = 1\nname = "mine"\nkind = "edit_pairs"\n[split]\ntest = 0.0\n[read]\nlayout = "hf"\npath = "mine"\n'
+    turns = 'turns = {instruction = "text_{n}", target = "after_{n}", source = "original"}\n[read.columns]\nsource = "before"\n'
+    (tmp_path / "mine.toml").write_text(head + turns)
+    dataset = open_dataset(str(tmp_path / "mine.toml"))
+    assert list(dataset.texts()) == [dataset[i].instructions for i in range(3)] == [("do 1",), ("do 2",), ("do 3",)]
+    assert {dataset[i].source.open().tobytes() for i in range(3)} == {picture("red").tobytes()}
