@@ -53,7 +53,7 @@ def check(what: str, *, json: bool = False) -> int:
     try:
         splits = {s: open_dataset(what, s) for s in names}
     except UserError as error:
-        if not plan or plan["here"]:
+        if not plan or plan["here"] or not plan["get"]:  # a wrong path of one's own is a mistake, not a plan
             raise
         _show_absent(plan, str(error), json)
         return 1

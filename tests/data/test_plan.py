@@ -148,3 +148,10 @@ def test_web_addresses_and_masks_in_black_and_names_as_texts(workplace: Path) ->
     assert open_dataset("mine.toml")[0].captions == ("a red house",)
     Path("mine.toml").write_text(head.format("captioned_images") + 'layout = "images"\nphrasings = ["a photo of sks house"]\n')
     assert open_dataset("mine.toml")[0].captions == ("a photo of sks house",)
+
+
+def test_a_wrong_path_of_ones_own_is_a_mistake(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.copytree(SPECS, "data_specs")
+    code, said = leaves_with(["check", "data_specs/example_folder.toml"], capsys)
+    assert code == 2
+    assert "found no folder" in said

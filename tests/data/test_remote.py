@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry
 
+from editkit.cli import main
 from editkit.data import row_groups
 from editkit.data.check import audit_pictures
 from editkit.data.formats import RemoteRows
@@ -177,3 +180,17 @@ def test_numbered_turns_of_parquet_files_are_all_read(tmp_path: Path) -> None:
     dataset = open_dataset(str(tmp_path / "mine.toml"))
     assert list(dataset.texts()) == [dataset[i].instructions for i in range(3)] == [("do 1",), ("do 2",), ("do 3",)]
     assert {dataset[i].source.open().tobytes() for i in range(3)} == {picture("red").tobytes()}
+
+
+def test_check_looks_at_a_sample_of_what_is_far_away(
+    workplace: Path, hub: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(importlib.import_module("editkit.train.check"), "FAR_SAMPLE", 4)
+    where = far(workplace, 'test_split = "dev"\n')
+    with pytest.raises(SystemExit) as left:
+        main(["check", where, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert left.value.code == 0
+    assert {s: f["examples"] for s, f in found["splits"].items()} == {"train": 4, "test": 3}
+    assert found["spec"]["notes"] == ["read from afar: only the first 4 examples of a split are opened here"]
+    assert found["spec"]["not read"] == ["big"]
