@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from PIL import Image, ImageChops
 
-from editkit.data.examples import CaptionedImage, Dataset, EditPair, Example, pictures_of
+from editkit.data.examples import AnyExample, CaptionedImage, Dataset, EditPair, pictures_of
 from editkit.data.pictures import PictureError
 from editkit.errors import UserError
 from editkit.progress import progress
@@ -28,7 +28,7 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        kind: "orphan", "unreadable", "empty text", "identical pair" or "size mismatch".
+        kind: "orphan", "unreadable", "empty text", "identical pair", "size mismatch" or "count".
         key: the example, or the file that no example uses.
         why: in words.
         index: the example's number; -1 for a file without one.
@@ -70,7 +70,14 @@ def check_dataset(dataset: Dataset[Any], workers: int | None = None) -> Findings
     return findings
 
 
-def check_example(example: Example, index: int) -> Iterator[Finding]:
+def check_count(name: str, found: int, expected: int | None) -> list[Finding]:
+    """A finding where a data set has not as many rows as its authors say."""
+    if expected is None or found == expected:
+        return []
+    return [Finding("count", name, f"found {found:,} rows, its authors say {expected:,}; is all of it here?")]
+
+
+def check_example(example: AnyExample, index: int) -> Iterator[Finding]:
     """The findings of one example."""
     opened: dict[str, Image.Image] = {}
     for role, picture in pictures_of(example):
@@ -126,7 +133,7 @@ def _of_all(dataset: Dataset[Any], ask: Callable[[Any, int], T], workers: int | 
             yield from pool.map(lambda index: ask(dataset[index], index), block)
 
 
-def _first_error(example: Example) -> PictureError | None:
+def _first_error(example: AnyExample) -> PictureError | None:
     for _, picture in pictures_of(example):
         try:
             picture.open()

@@ -42,6 +42,8 @@ class EditPair:
         source_caption, target_caption: descriptions of both pictures, for the CLIP direction.
         source_facts, target_facts: true attributes of both pictures, where a world knows them.
         licence: of the pictures, as their authors state it.
+        references: further pictures that the instruction speaks of, in the order in which it does.
+        scores: numbers that the data set's authors give the example, by the name of the column.
     """
 
     key: str
@@ -55,9 +57,31 @@ class EditPair:
     source_facts: Mapping[str, str] = field(default_factory=dict)
     target_facts: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
+    references: tuple[Picture, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
-Example = CaptionedImage | EditPair
+@dataclass(frozen=True, slots=True)
+class EditRequest:
+    """A source and an instruction whose result nobody drew: what many evaluation sets are. Nothing can be trained on it.
+
+    Attributes are those of `EditPair`.
+    """
+
+    key: str
+    source: Picture
+    instructions: tuple[str, ...]
+    category: str = ""
+    mask: Picture | None = None
+    source_caption: str = ""
+    target_caption: str = ""
+    licence: str = ""
+    references: tuple[Picture, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+Example = CaptionedImage | EditPair  # what can be trained on
+AnyExample = Example | EditRequest
 E_co = TypeVar("E_co", covariant=True)
 
 
@@ -74,11 +98,13 @@ class Dataset(Protocol[E_co]):
     def __getitem__(self, index: int) -> E_co: ...
 
 
-def pictures_of(example: Example) -> Sequence[tuple[str, Picture]]:
+def pictures_of(example: AnyExample) -> Sequence[tuple[str, Picture]]:
     """The pictures of an example with their roles, for checks that open every one."""
     if isinstance(example, CaptionedImage):
         return (("image", example.image),)
-    pairs = [("source", example.source), ("target", example.target)]
+    found = [("source", example.source)]
+    if isinstance(example, EditPair):
+        found.append(("target", example.target))
     if example.mask is not None:
-        pairs.append(("mask", example.mask))
-    return pairs
+        found.append(("mask", example.mask))
+    return [*found, *((f"reference {n}", picture) for n, picture in enumerate(example.references, 1))]

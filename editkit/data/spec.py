@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from editkit.recipe.load import Source, load_toml_model
-from editkit.recipe.schema import Component, Fraction, Section
+from editkit.recipe.schema import Component, Fraction, Names, PositiveInt, Section
 
 FORMAT = 1
-Kind = Literal["edit_pairs", "captioned_images"]
+Kind = Literal["edit_pairs", "edit_requests", "captioned_images"]
+NOT_BUILT_FROM = {"role", "get", "expect", "unverified", "notes"}  # keys that change nothing of what a builder makes
 
 
 class Build(Component):
@@ -23,42 +24,126 @@ class Build(Component):
 
 
 class Columns(Section):
-    """Which column of the data holds what. Only what the kind needs has to be there."""
+    """Which column of the data holds what. Only what the kind needs has to be there.
+
+    A name is a column or a place inside one, as `editkit.data.fields` reads it: "prompt", "image[0]",
+    "conversations[0].value", "files[id=final].url", "edit_instruction | edit" (the first that is there), and for files also
+    a pattern of other fields, "{seed}_0.jpg".
+    """
 
     source: str = "source"
     target: str = "target"
-    instruction: str = "instruction"  # a text or a list of texts
+    instruction: Names = "instruction"  # a text or a list of texts; of several columns all texts, the first one first
+    inverse: Names = ""  # the instruction of the way back; it makes a second example with source and target exchanged
+    references: Names = []  # further pictures that the instruction speaks of; each a picture or a list of pictures
     mask: str = ""
     category: str = ""
+    source_caption: str = ""
+    target_caption: str = ""
     image: str = "image"
-    caption: str = "caption"  # a text or a list of texts
+    caption: Names = "caption"  # a text or a list of texts
     key: str = ""  # "" = the row's number or the file's stem
+    group: str = ""  # rows that belong together, such as the turns of one session: never in two splits; "" = every row alone
+    scores: list[str] = []  # numbers that the authors give every example
+
+    def names(self, kind: str) -> dict[str, list[str]]:
+        """What is read for a kind of example, and from which columns; the needed ones first."""
+        needed = {"edit_pairs": ["source", "instruction", "target"], "edit_requests": ["source", "instruction"]}
+        pairs = ["inverse", "references", "mask", "category", "source_caption", "target_caption", "key", "group", "scores"]
+        wanted = ["image", "caption", "key", "group"] if kind == "captioned_images" else [*needed[kind], *pairs]
+        return {name: listed for name in wanted if (listed := as_list(getattr(self, name)))}
+
+
+class Keep(Section):
+    """A condition on a column; rows that do not fulfil it are left out."""
+
+    column: str
+    at_least: float | None = None
+    at_most: float | None = None
+    one_of: list[str | bool | int] = []
+
+    @model_validator(mode="after")
+    def _a_condition(self) -> Keep:
+        if self.at_least is None and self.at_most is None and not self.one_of:
+            raise ValueError("expected at_least = NUMBER, at_most = NUMBER or one_of = [VALUES]")
+        return self
+
+
+class Turns(Section):
+    """Rows that hold several edits one after the other; each becomes an example.
+
+    Either `each` names a column with a list, in whose entries the columns are looked up first, or the columns are numbered.
+    """
+
+    each: str = ""
+    instruction: str = ""  # {n} counts turns from 1, {i} from 0: "instruction_{n}", "prompts[{i}]"
+    target: str = ""
+    source: Literal["previous", "original"] = "previous"  # what a later turn of numbered columns starts from
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Turns:
+        numbered = bool(self.instruction and self.target)
+        if bool(self.each) == numbered or bool(self.instruction) != bool(self.target):
+            raise ValueError('expected each = "COLUMN", or instruction and target with a number: "instruction_{n}"')
+        return self
 
 
 class Read(Section):
-    """How somebody else's data set is read. Paths are relative to the spec file.
+    """How somebody else's data set is read. Paths are relative to the spec file; those marked (*) to `path`.
 
-    "folder": `path` holds a metadata.jsonl, .csv or .json whose rows name picture files. "pairs": `source` and `target` are
-    folders with the same file names, and `<name>.txt` beside the target (or in `texts`) holds the instruction, one a line.
-    "hf": `path` is a local Hugging Face data set: parquet files, `save_to_disk`, or an image folder.
+    "folder": a table whose rows name picture files: `table`, or metadata.jsonl, .csv or .json. "pairs": `source` and `target`
+    are folders with the same file names, and `<name>.txt` beside the target (or in `texts`) holds the instruction, one a line.
+    "images": pictures with a text of the same name beside them. "hf": a Hugging Face data set: parquet files with the pictures
+    inside, `save_to_disk`, or an image folder. "webdataset": tar shards, in which files of the same name are one example.
     """
 
-    layout: Literal["folder", "pairs", "hf"]
-    path: str = ""
+    layout: Literal["folder", "pairs", "images", "hf", "webdataset"]
+    path: str = ""  # a folder; of "hf" also a URL: "hf://datasets/OWNER/NAME"
+    repo: str = ""  # OWNER/NAME on the Hugging Face Hub; "hf" reads from there what is not at `path`
+    revision: str = "main"  # of the repository: a commit, a tag or a branch
+    files: str = ""  # (*) pattern of the parquet files or tar shards; "" = those of the split, or all; SPLIT stands for it
+    table: str = ""  # (*) pattern of the tables: .jsonl, .jsonl.gz, .json, .csv or .parquet
+    beside: str = ""  # a JSON object in the folder of each table, whose fields all of its rows get
+    root: str | None = None  # (*) the folder of the pictures; left out = that of the table
+    archives: str = ""  # (*) pattern of uncompressed tar files, whole or in parts, where pictures lie that are no files
     source: str = ""
     target: str = ""
+    references: list[str] = []  # of "pairs": folders with further pictures of the same names
+    numbered: bool = False  # of "pairs": NAME_0.png, NAME_1.png ... in `source` are source and references of NAME.png
     texts: str = ""
+    text_from: Literal["file", "name"] = "file"  # "name" = the file's name is its text, with spaces for underscores
+    phrasings: list[str] = []  # the instructions of every example, for data that have none
+    strip: list[str] = []  # pieces that are no part of the instruction: "<image>"
+    mask_shows: Literal["white", "black", "transparent"] = "white"  # how a mask marks where the edit may change something
     split: str = "train"  # of a Hugging Face data set
+    test_split: str = ""  # the same for testing; "" = a share of `split`, by [split] of the spec
     columns: Columns = Columns()
+    keep: list[Keep] = []  # all must be fulfilled
+    turns: Turns | None = None
 
     @model_validator(mode="after")
     def _paths(self) -> Read:
         if self.layout == "pairs":
             if not (self.source and self.target):
                 raise ValueError('layout = "pairs" needs source = "FOLDER" and target = "FOLDER"')
-        elif not self.path:
+        elif not self.path and not (self.layout == "hf" and self.repo):
             raise ValueError(f'layout = "{self.layout}" needs path = "FOLDER"')
+        if self.test_split and self.layout != "hf":
+            raise ValueError('test_split is for layout = "hf"; elsewhere [split] test = SHARE divides the data')
         return self
+
+
+def as_list(names: str | list[str]) -> list[str]:
+    """One name or several as a list; "" is none."""
+    return [n for n in ([names] if isinstance(names, str) else names) if n]
+
+
+class Expect(Section):
+    """How many rows the authors say there are; a row may become several examples."""
+
+    rows: PositiveInt | None = None  # of the split that is read; check compares
+    about: PositiveInt | None = None  # the same where nobody says it exactly; check does not compare
+    test_rows: PositiveInt | None = None  # of `test_split`
 
 
 class Split(Section):
@@ -73,9 +158,14 @@ class DataSpec(Section):
     format: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
     kind: Kind
+    role: Literal["training", "evaluation"] = "training"  # an evaluation set is all test, and refused as training data
     licence: str = ""
     credit: str = ""
     homepage: str = ""
+    get: str = ""  # what brings the data here; "" = downloading `read.repo`
+    notes: list[str] = []  # peculiarities that one should know
+    expect: Expect = Expect()
+    unverified: list[str] = []  # keys of this file whose value nobody has read at its source yet: "read.columns.source"
     build: Build | None = None
     read: Read | None = None
     split: Split = Split()
@@ -84,6 +174,8 @@ class DataSpec(Section):
     def _one_way(self) -> DataSpec:
         if (self.build is None) == (self.read is None):
             raise ValueError("expected exactly one of [build] and [read]")
+        if self.kind == "edit_requests" and self.role != "evaluation":
+            raise ValueError('kind = "edit_requests" has no targets to learn from; expected role = "evaluation"')
         return self
 
 
@@ -94,7 +186,8 @@ def load_spec(path: str | Path) -> tuple[DataSpec, Source]:
 
 def spec_hash(spec: DataSpec) -> str:
     """A hash of what a spec says, by which a built folder knows what it was built from."""
-    return hashlib.sha256(json.dumps(spec.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+    said = spec.model_dump(mode="json", exclude=NOT_BUILT_FROM)
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def data_folder(spec: DataSpec) -> Path:

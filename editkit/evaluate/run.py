@@ -45,6 +45,8 @@ def evaluate(run: str, *, bench: str | None = None, pairs: int | None = None) ->
         )
     options = options.model_copy(update={"pairs": pairs or options.pairs or DEFAULT_PAIRS})
     dataset = open_dataset(where, "test")
+    if dataset.info["kind"] != "edit_pairs":
+        raise UserError(f"{where}: found {dataset.info['kind']}; the scores compare with targets and need edit_pairs")
     own = folder if folder is not None and where == data else None
     target = own or Path("runs") / f"eval-{Path(run.replace(':', '-')).name}"
     measure = measure_tradeoff if bench == TRADEOFF else evaluate_editor

@@ -94,6 +94,7 @@ class Data(Section):
     ahead: PositiveInt = 2  # batches that they prepare in advance
     window: NonNegativeInt = 0  # row groups shuffled together, for data sets larger than memory; 0 = all
     limit: NonNegativeInt = 0  # take only the first N examples; 0 = all
+    keep_out: list[str] = []  # evaluation sets of which no example may be in the training data
     max_skipped: NonNegativeInt = 0  # pictures that may be unreadable before training refuses to start
 
     @model_validator(mode="after")

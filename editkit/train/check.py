@@ -10,11 +10,16 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from editkit.data.check import Finding, Findings, check_dataset
+from editkit.data.check import Finding, Findings, check_count, check_dataset
+from editkit.data.combine import Limited
 from editkit.data.examples import CaptionedImage, Dataset, pictures_of
+from editkit.data.formats import RemoteRows
 from editkit.data.pictures import Picture, PictureError
+from editkit.data.plan import as_lines, describe
 from editkit.data.read import open_dataset
+from editkit.data.spec import DataSpec, load_spec
 from editkit.errors import UserError
 from editkit.evaluate.pictures import contact_sheet
 from editkit.train.estimate_table import print_estimates
@@ -24,6 +29,7 @@ SAMPLE = 16  # sound examples on the contact sheet
 FAULTS = 32  # faulty ones
 SIDE = 128  # px of a picture on the sheet
 LISTED = 20
+FAR_SAMPLE = 64  # examples of a split that are opened where they lie behind a URL
 
 
 def check(what: str, *, json: bool = False) -> int:
@@ -41,15 +47,65 @@ def check(what: str, *, json: bool = False) -> int:
         _show(facts, json)
         return 0
 
-    splits = {s: open_dataset(what, s) for s in ("train", "test")}
-    findings = {s: check_dataset(d) for s, d in splits.items()}
-    sheet = _write_sheet(splits["train"], findings["train"])
+    spec = _foreign_spec(what)
+    plan = describe(spec, Path(what).parent) if spec is not None else {}
+    names = ("test",) if plan.get("role") == "evaluation" else ("train", "test")
+    try:
+        splits = {s: open_dataset(what, s) for s in names}
+    except UserError as error:
+        if not plan or plan["here"] or not plan["get"]:  # a wrong path of one's own is a mistake, not a plan
+            raise
+        _show_absent(plan, str(error), json)
+        return 1
+    far = [s for s, d in splits.items() if isinstance(d, RemoteRows)]
+    findings = {s: check_dataset(Limited(d, FAR_SAMPLE) if s in far else d) for s, d in splits.items()}
+    if spec is not None:
+        _add_counts(spec, splits, findings)
+        plan |= {"not read": getattr(splits[names[0]], "unread", [])}
+        if far:
+            plan["notes"] = [*plan["notes"], f"read from afar: only the first {FAR_SAMPLE} examples of a split are opened here"]
+    sheet = _write_sheet(splits[names[0]], findings[names[0]])
     total = sum(len(f.items) for f in findings.values())
     if json:
-        print(jsonlib.dumps(_as_json(findings, sheet), indent=1))
+        print(jsonlib.dumps(({"spec": plan} if plan else {}) | _as_json(findings, sheet), indent=1))
     else:
+        _print_plan(plan)
         _print(findings, sheet)
     return 1 if total else 0
+
+
+def _foreign_spec(what: str) -> DataSpec | None:
+    """The data spec of somebody else's data set; None for a data set of ours."""
+    if "://" in what or Path(what).suffix != ".toml":
+        return None
+    spec, _ = load_spec(what)
+    return spec if spec.read is not None else None
+
+
+def _add_counts(spec: DataSpec, splits: dict[str, Dataset[Any]], findings: dict[str, Findings]) -> None:
+    """Compares the rows with what the authors say; in place."""
+    first = next(iter(splits))
+    findings[first].items += check_count(spec.name, getattr(splits[first], "rows_found", 0), spec.expect.rows)
+    if spec.read is not None and spec.read.test_split:
+        findings["test"].items += check_count(spec.name, getattr(splits["test"], "rows_found", 0), spec.expect.test_rows)
+
+
+def _show_absent(plan: dict[str, Any], why: str, json: bool) -> None:
+    """What would be read, of data that are not here."""
+    if json:
+        print(jsonlib.dumps({"spec": plan, "why": why, "splits": {}}, indent=1))
+        return
+    _print_plan(plan)
+    print(f"not here: {why}")
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    if not plan:
+        return
+    table = Table(show_header=False)
+    for name, text in as_lines(plan):
+        table.add_row(name, Text(text))
+    Console().print(table)
 
 
 def _is_recipe(path: Path) -> bool:

@@ -21,9 +21,9 @@ speed, memory, files or messages does not raise it. 1 = before checkpoints of fo
 
 # Keys that say how a run is watched, kept, or divided among threads, and never change a number of it.
 WATCHED = (
-    "format", "name", "description", "data.test", "data.workers", "data.ahead", "evaluate.*", "tracking.*", "parallel.*",
-    "train.log_every", "train.save_every", "train.preview_every", "train.keep_last", "train.keep_best", "train.best_metric",
-    "train.threads", "train.resume_despite", "train.on_nonfinite",
+    "format", "name", "description", "data.test", "data.keep_out", "data.workers", "data.ahead", "evaluate.*", "tracking.*",
+    "parallel.*", "train.log_every", "train.save_every", "train.preview_every", "train.keep_last", "train.keep_best",
+    "train.best_metric", "train.threads", "train.resume_despite", "train.on_nonfinite",
 )  # fmt: skip
 ENDLESS = ("constant",)  # schedules for which the number of steps changes no step
 LISTED = 20  # differences that a message lists

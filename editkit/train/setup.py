@@ -14,6 +14,7 @@ from editkit.data.cache import weights_hash
 from editkit.data.check import audit_pictures
 from editkit.data.combine import Concatenated
 from editkit.data.examples import Dataset
+from editkit.data.keep_out import open_kept_out, refuse_evaluation
 from editkit.data.prepare import PrepareParams
 from editkit.data.read import open_dataset
 from editkit.data.sampler import MixedStream, ShuffledStream, Stream
@@ -74,6 +75,14 @@ def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
             print(f"{place}: {len(part) - len(found)} of {len(part)} examples are skipped: their pictures cannot be read")
         usable.append([start + i for i in found])
         start += len(part)
+    if test_set.info["kind"] != kind.kind:
+        place = source.place(("data", "test")) if source else "recipe"
+        raise UserError(f'{place}: data.test = "{recipe.data.test}": found {test_set.info["kind"]}; expected {kind.kind}')
+    for place, part in zip(places.values(), parts, strict=True):
+        for note in part.info.get("notes", []):
+            print(f"{place}: {note}")
+    if recipe.data.keep_out:
+        refuse_evaluation(dict(zip(places.values(), parts, strict=True)), open_kept_out(recipe.data.keep_out))
     train_set = parts[0] if len(parts) == 1 else Concatenated(parts)
     torch.manual_seed(recipe.seed)  # for the weights that are made anew
     model = networks.load(recipe.model.base, model_options, lambda: _texts(train_set))

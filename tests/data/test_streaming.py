@@ -167,6 +167,7 @@ def test_what_lies_behind_a_url_is_what_lies_on_the_disk(tmp_path: Path, protoco
         found = open_dataset(where)
         assert found.info == open_dataset(str(folder)).info
         assert found.group_sizes == [GROUP] * (COUNT // GROUP)
+        assert list(found.texts()) == [make(i).instructions if make is pair else make(i).captions for i in range(COUNT)]
         assert audit_pictures(found, 0) == list(range(COUNT))
         order = [(37 * i) % COUNT for i in range(COUNT)]
         assert [flat(found[i]) for i in order] == [expected[i] for i in order]
@@ -201,7 +202,7 @@ class Counted(ParquetDataset):
         self.reads = 0
         self.peak = 0
 
-    def _read_group(self, number: int) -> read._Rows:
+    def _read_group(self, number: int) -> read.Rows:
         self.reads += 1
         return super()._read_group(number)
 
