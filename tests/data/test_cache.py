@@ -249,7 +249,13 @@ def flip(folder: Path, inside: bytes, draw: random.Random) -> None:
     changed = bytearray(inside)
     changed[draw.randrange(len(inside))] ^= 1 << draw.randrange(8)
     for path in folder.glob("*.lmdb"):  # everywhere, because pages that hold less than they did keep old bytes behind it
-        path.write_bytes(path.read_bytes().replace(inside, changed))
+        with path.open("r+b") as file:  # in place: a map of a file that is cut off, be it for a moment, ends the process
+            whole = file.read()
+            at = whole.find(inside)
+            while at >= 0:
+                file.seek(at)
+                file.write(changed)
+                at = whole.find(inside, at + 1)
 
 
 def put_large(folder: Path, keys: list[str]) -> None:

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,9 @@ def _child(
     # A fork breaks torch's pool of threads; the first use mends it, but not if two threads are the first at once, as when
     # transformers loads weights ("Invalid thread pool!").
     torch.set_num_threads(torch.get_num_threads())
+    # The server from which a builder's processes are forked is the parent's; what this one starts are its own.
+    for name in ("_forkserver_pid", "_forkserver_fd", "_forkserver_address", "_forkserver_alive_fd"):
+        setattr(forkserver._forkserver, name, None)
     if in_child is not None:
         in_child()
     cli.main(["train", *arguments])
