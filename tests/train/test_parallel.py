@@ -116,7 +116,7 @@ def test_a_killed_process_ends_the_job_with_one_line_and_the_job_resumes(
 
 
 def test_processes_that_are_asked_to_end_save_the_same_step_and_go_on(place: Path) -> None:
-    changes = [*divided("fsdp", 2), "train.save_every=0"]
+    changes = [*divided("fsdp", 2), "train.save_every=0", "train.steps=30"]  # so that the signal finds it at work
     whole, _ = train("lora.toml", changes)
     before = set(Path("runs").glob("*"))
     child = begin("lora.toml", changes)
