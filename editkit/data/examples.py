@@ -42,6 +42,7 @@ class EditPair:
         source_caption, target_caption: descriptions of both pictures, for the CLIP direction.
         source_facts, target_facts: true attributes of both pictures, where a world knows them.
         licence: of the pictures, as their authors state it.
+        score: how good the pair is, as its makers say; None where they say nothing.
     """
 
     key: str
@@ -55,6 +56,7 @@ class EditPair:
     source_facts: Mapping[str, str] = field(default_factory=dict)
     target_facts: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
+    score: float | None = None
 
 
 Example = CaptionedImage | EditPair

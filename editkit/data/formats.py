@@ -76,7 +76,7 @@ class RowDataset:
     def _check_columns(self) -> None:
         present = list(self._rows[0])
         needed = ["source", "target", "instruction"] if self._spec.kind == "edit_pairs" else ["image", "caption"]
-        optional = [n for n in ("mask", "category", "key") if getattr(self._columns, n)]
+        optional = [n for n in ("mask", "category", "score", "key") if getattr(self._columns, n)]
         for name in needed + optional:
             column = getattr(self._columns, name)
             if column not in present:
@@ -136,7 +136,16 @@ class RowDataset:
             category=str(row[columns.category]) if columns.category else "",
             mask=self._open(row[columns.mask]) if columns.mask and row[columns.mask] else None,
             licence=self._spec.licence,
+            score=_number(row[columns.score]) if columns.score else None,
         )
+
+
+def _number(cell: Any) -> float | None:
+    """A score; nothing, or what is no number, is none."""
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return None
 
 
 def _fingerprint(example: Example) -> Iterator[bytes]:

@@ -314,6 +314,7 @@ def _edit_pair(row: Mapping[str, Any]) -> EditPair:
         source_facts=json.loads(row["source_facts"]),
         target_facts=json.loads(row["target_facts"]),
         licence=row["licence"],
+        score=row.get("score"),
     )
 
 

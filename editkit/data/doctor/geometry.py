@@ -1,0 +1,312 @@
+"""Whether a target is its source moved, enlarged or turned as a whole, to fractions of a pixel, whatever the edit changed.
+
+Most pairs need no more than one look: where a third of the strong edges stand unchanged, nothing was moved. For the others a
+similarity transform is fitted: started at the identity, at the shift that phase correlation finds, and at the rotation and
+zoom that it finds between the log-polar spectra (Reddy and Chatterji 1996), each refined by robust least squares on the
+grey values, to which what the edit changed is an outlier. What is reported must bring many more edges into place than
+leaving the pictures as they are does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Pixels = npt.NDArray[np.float32]
+
+SIDE = 128  # px, the longest side at which pictures are compared
+LEAST_SIDE = 16  # px
+EDGE = 8.0  # grey levels a px; weaker edges say nothing
+UNMOVED = 0.35  # share of the edges that stand exactly: no resampling leaves so many
+FAINT = 4.0  # grey levels a px at which an edge counts half
+FOUND = 0.25  # px at that size, root mean square over the picture; less is not reported
+IN_PLACE_PX = 0.15  # an edge nearer than this to its place counts as there
+GAIN = 0.08  # of the edges that are not in place, the share that the transform must bring there
+ENOUGH = 0.25  # and the share that must be there then
+GOOD = 0.85  # the share at which no other start is tried
+FEW_EDGES = 40  # px of edges below which nothing can be said
+_SCALES = (48.0, 24.0, 12.0, 6.0, 6.0, 6.0)  # grey levels at which a residual is doubted, step by step
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """target(x) = source(c + (1 + zoom) R(x - c) + shift), about the centre c.
+
+    Attributes:
+        zoom: log of the scale.
+        angle: radians.
+        dx, dy: px.
+    """
+
+    zoom: float = 0.0
+    angle: float = 0.0
+    dx: float = 0.0
+    dy: float = 0.0
+
+    def parts(self, height: int, width: int) -> dict[str, float]:
+        """Root mean square of the displacement over the picture, in px, by what causes it."""
+        radius = float(np.sqrt((height**2 + width**2) / 12))
+        return {
+            "shift": float(np.hypot(self.dx, self.dy)),
+            "zoom": radius * abs(self.zoom),
+            "rotation": radius * abs(self.angle),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A whole target that is not where its source is.
+
+    Attributes:
+        kind: "shift", "zoom" or "rotation", whichever displaces most.
+        transform: in px of the pictures themselves.
+        before, after: share of the edges in place without and with it.
+    """
+
+    kind: str
+    transform: Similarity
+    before: float
+    after: float
+
+
+def small(image: Image.Image, size: tuple[int, int] | None = None) -> Pixels:
+    """The picture in (3, H, W), 0 to 255, at most SIDE px long.
+
+    Args:
+        image: in RGB.
+        size: (width, height) to bring it to instead.
+    """
+    return np.ascontiguousarray(np.asarray(_scaled(image, size or small_size(image)), np.float32).transpose(2, 0, 1))
+
+
+def small_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) at which a picture is compared."""
+    factor = max(1.0, max(image.size) / SIDE)
+    return max(1, round(image.width / factor)), max(1, round(image.height / factor))
+
+
+def _scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    if size == image.size:
+        return image
+    return image.resize(size, Image.Resampling.BOX if image.width >= 2 * size[0] else Image.Resampling.BILINEAR)
+
+
+def stands(source: Image.Image, target: Image.Image) -> bool:
+    """Whether one look is enough: many edges stand exactly where they were, or there are too few to say anything."""
+    size = small_size(source)
+    if min(size) < LEAST_SIDE:
+        return True
+    source_HW, target_HW = (np.asarray(_scaled(image, size).convert("L"), np.float32) for image in (source, target))
+    steep = _steep(source_HW) | _steep(target_HW)
+    return bool(steep.sum() < FEW_EDGES or (np.abs(target_HW - source_HW)[steep] <= 1.0).mean() >= UNMOVED)
+
+
+def find_motion(source_CHW: Pixels, target_CHW: Pixels, scale: float = 1.0) -> Moved | None:
+    """The transform that moves a whole picture, asked for where `stands` says no; None where there is none to be found.
+
+    Args:
+        source_CHW, target_CHW: of one size, as `small` gives them.
+        scale: px of the pictures to a px of these.
+    """
+    height, width = source_CHW.shape[1:]
+    source_HW, target_HW = source_CHW.mean(0), target_CHW.mean(0)
+    source_CHW, target_CHW = channels(source_CHW), channels(target_CHW)
+    before = _in_place(source_CHW, target_CHW, np.ones(source_HW.shape, bool))
+    best, after = _refine(source_CHW, target_CHW, Similarity())
+    if sum(best.parts(height, width).values()) < FOUND and after >= ENOUGH:
+        return None
+    for start in (_shift_between(source_HW, target_HW), *_turns_between(source_HW, target_HW)):
+        if after > GOOD:
+            break
+        found, share = _refine(source_CHW, target_CHW, start)
+        if share > after:
+            best, after = found, share
+    parts = best.parts(height, width)
+    kind = max(parts, key=lambda name: parts[name])
+    if parts[kind] < FOUND or after < max(ENOUGH, before + GAIN * (1 - before)):
+        return None
+    return Moved(kind, Similarity(best.zoom, best.angle, best.dx * scale, best.dy * scale), before, after)
+
+
+def warp(image_CHW: Pixels, transform: Similarity) -> tuple[Pixels, npt.NDArray[np.bool_]]:
+    """image(c + e^zoom R(x - c) + shift), bilinear, and where that lies inside the picture."""
+    height, width = image_CHW.shape[-2:]
+    y, x = _grid(height, width)
+    grow = np.exp(transform.zoom)
+    cos, sin = np.float32(grow * np.cos(transform.angle)), np.float32(grow * np.sin(transform.angle))
+    from_x = cos * x - sin * y + np.float32(transform.dx + (width - 1) / 2)
+    from_y = sin * x + cos * y + np.float32(transform.dy + (height - 1) / 2)
+    inside = (from_x >= 0) & (from_x <= width - 1) & (from_y >= 0) & (from_y <= height - 1)
+    np.clip(from_x, 0, width - 1.001, out=from_x)
+    np.clip(from_y, 0, height - 1.001, out=from_y)
+    left, top = from_x.astype(np.int32), from_y.astype(np.int32)
+    part_x, part_y = from_x - left, from_y - top
+    flat, at = image_CHW.reshape(*image_CHW.shape[:-2], -1), top * width + left
+    upper_left, lower_left = flat[..., at], flat[..., at + width]
+    upper = upper_left + (flat[..., at + 1] - upper_left) * part_x
+    lower = lower_left + (flat[..., at + width + 1] - lower_left) * part_x
+    return upper + (lower - upper) * part_y, inside
+
+
+def channels(image_CHW: Pixels) -> Pixels:
+    """What is brought into place, (2, H, W): grey values, and edges whatever their contrast, which edits of colours leave.
+
+    Both are smoothed a little, so that reading them between the pixels errs little.
+    """
+    smooth_CHW = _smoothed(image_CHW)
+    slope_y, slope_x = _slopes(smooth_CHW)
+    slope = np.sqrt((slope_x**2 + slope_y**2).max(0))
+    return np.stack([smooth_CHW.mean(0), _smoothed(100 * slope / (slope + FAINT))])
+
+
+def _smoothed(image_HW: Pixels) -> Pixels:
+    """Binomial, 1 2 1 along both axes."""
+    padded = np.pad(image_HW, [(0, 0)] * (image_HW.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
+    rows = 0.25 * (padded[..., :-2, :] + padded[..., 2:, :]) + 0.5 * padded[..., 1:-1, :]
+    return 0.25 * (rows[..., :-2] + rows[..., 2:]) + 0.5 * rows[..., 1:-1]
+
+
+def _slopes(image_CHW: Pixels) -> tuple[Pixels, Pixels]:
+    """Central differences along y and x; zero at the border."""
+    slope_y, slope_x = np.zeros_like(image_CHW), np.zeros_like(image_CHW)
+    slope_y[..., 1:-1, :] = 0.5 * (image_CHW[..., 2:, :] - image_CHW[..., :-2, :])
+    slope_x[..., 1:-1] = 0.5 * (image_CHW[..., 2:] - image_CHW[..., :-2])
+    return slope_y, slope_x
+
+
+def _steep(image_HW: Pixels) -> npt.NDArray[np.bool_]:
+    slope_y, slope_x = _slopes(image_HW)
+    return slope_x**2 + slope_y**2 >= EDGE**2
+
+
+def _in_place(source_CHW: Pixels, target_CHW: Pixels, inside: npt.NDArray[np.bool_]) -> float:
+    """Share of the steep pixels that are less than IN_PLACE_PX from their place, by their error over their slope."""
+    slope_y, slope_x = _slopes(0.5 * (source_CHW + target_CHW))
+    steep = (_steep(source_CHW[0]) | _steep(target_CHW[0])) & inside
+    if steep.sum() < FEW_EDGES:
+        return 0.0
+    slope = np.sqrt(slope_x[:, steep] ** 2 + slope_y[:, steep] ** 2)
+    near = np.abs((target_CHW - source_CHW)[:, steep]) <= IN_PLACE_PX * slope + 1.0
+    return float(near.any(axis=0).mean())
+
+
+def _refine(source_CHW: Pixels, target_CHW: Pixels, start: Similarity) -> tuple[Similarity, float]:
+    """Robust least squares from `start`; what it finds, and the share of the edges that are in place then."""
+    height, width = source_CHW.shape[-2:]
+    y, x = _grid(height, width)
+    x, y = np.broadcast_to(x, source_CHW.shape), np.broadcast_to(y, source_CHW.shape)
+    values = np.array([start.zoom, start.angle, start.dx, start.dy])
+    for scale in _SCALES:
+        warped, inside = warp(source_CHW, Similarity(*map(float, values)))
+        slope_y, slope_x = _slopes(0.5 * (warped + target_CHW))
+        chosen = inside & (slope_x**2 + slope_y**2 >= 4.0)
+        if chosen.sum() < FEW_EDGES:
+            return start, 0.0
+        g_x, g_y, p_x, p_y = slope_x[chosen], slope_y[chosen], x[chosen], y[chosen]
+        error = (target_CHW - warped)[chosen]
+        jacobian = np.stack([g_x * p_x + g_y * p_y, g_y * p_x - g_x * p_y, g_x, g_y])
+        weighted = jacobian / (1 + (error / scale) ** 2) ** 2  # Geman and McClure: far errors count for nothing
+        normal = (weighted @ jacobian.T).astype(np.float64)
+        step = np.linalg.solve(normal + np.diag(1e-6 * normal.diagonal() + 1e-6), (weighted @ error).astype(np.float64))
+        values = values + np.clip(step, [-0.1, -0.1, -3, -3], [0.1, 0.1, 3, 3])
+        if abs(values[0]) > 0.5 or np.abs(values[2:]).max() > max(height, width) / 2:
+            return start, 0.0
+        if np.abs(step * [width / 4, width / 4, 1, 1]).max() < 0.003 and scale == _SCALES[-1]:
+            break
+    found = Similarity(*map(float, values))
+    warped, inside = warp(source_CHW, found)
+    return found, _in_place(warped, target_CHW, inside)
+
+
+def _shift_between(source_HW: Pixels, target_HW: Pixels) -> Similarity:
+    """Phase correlation of the edges: the shift in px that makes the target of the source."""
+    window = _window(*source_HW.shape)
+    found_y, found_x = _peak(_clipped_slopes(source_HW) * window, _clipped_slopes(target_HW) * window)
+    return Similarity(dx=found_x, dy=found_y)
+
+
+def _turns_between(source_HW: Pixels, target_HW: Pixels) -> list[Similarity]:
+    """Phase correlation of the log-polar spectra: rotation and zoom, then the shift of what is left."""
+    side = min(source_HW.shape)
+    top, left = ((n - side) // 2 for n in source_HW.shape)
+    crop = (slice(top, top + side), slice(left, left + side))
+    first, second = (_log_polar(image[crop]) for image in (source_HW, target_HW))
+    found_angle, found_radius = _peak(first, second)
+    angles, radii = first.shape
+    angle = found_angle * np.pi / angles
+    zoom = found_radius * np.log(side / 2 / _LEAST_RADIUS) / radii
+    if abs(angle) > np.pi / 4 or abs(zoom) > 0.4:
+        return []
+    found = []
+    # The spectrum of a picture that is shrunk is enlarged: signs are settled by trying, which costs little.
+    for turn in {(zoom, angle), (-zoom, angle), (zoom, -angle), (-zoom, -angle)}:
+        turned = Similarity(*map(float, turn))
+        shift = _shift_between(warp(source_HW, turned)[0], target_HW)
+        cos, sin = np.cos(turned.angle) * np.exp(turned.zoom), np.sin(turned.angle) * np.exp(turned.zoom)
+        found.append(Similarity(turned.zoom, turned.angle, cos * shift.dx - sin * shift.dy, sin * shift.dx + cos * shift.dy))
+    return found
+
+
+_LEAST_RADIUS = 2.0  # of a spectrum, in its px
+
+
+def _log_polar(image_NN: Pixels) -> Pixels:
+    """The spectrum's log magnitude over 180 degrees (rows) and the log of the radius (columns)."""
+    side = len(image_NN)
+    spectrum = np.abs(np.fft.fftshift(np.fft.fft2((image_NN - image_NN.mean()) * _window(side, side))))
+    at_y, at_x = _polar_places(side)
+    rows = np.log1p(spectrum).astype(np.float32).ravel()[at_y * side + at_x]
+    return (rows - rows.mean(0)) * _window(*rows.shape)[rows.shape[0] // 2]
+
+
+@cache
+def _polar_places(side: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    angles = np.pi * np.arange(180)[:, None] / 180
+    radii = _LEAST_RADIUS * (side / 2 / _LEAST_RADIUS) ** (np.arange(96)[None] / 96)
+    places = (side // 2 + radii * np.sin(angles), side // 2 + radii * np.cos(angles))
+    y, x = (np.clip(np.rint(p), 0, side - 1).astype(np.intp) for p in places)
+    return y, x
+
+
+def _clipped_slopes(image_HW: Pixels) -> Pixels:
+    slope_y, slope_x = _slopes(image_HW)
+    return np.minimum(np.sqrt(slope_x**2 + slope_y**2), 40.0)  # so that one strong edge does not outvote the others
+
+
+def _peak(first: Pixels, second: Pixels) -> tuple[float, float]:
+    """(rows, columns) by which `first` must be read ahead to look like `second`, to a fraction by a parabola."""
+    product = np.fft.rfft2(first) * np.conj(np.fft.rfft2(second))
+    height, width = first.shape
+    smooth = _low_pass(height, width)
+    surface = np.fft.irfft2(product / (np.abs(product) + 1e-6) * smooth, s=first.shape)
+    row, column = np.unravel_index(int(surface.argmax()), surface.shape)
+    fractions = []
+    for axis, at, size in ((0, row, height), (1, column, width)):
+        line = surface[:, column] if axis == 0 else surface[row]
+        low, mid, high = (float(line[(at + k) % size]) for k in (-1, 0, 1))
+        bend = low - 2 * mid + high
+        place = at + (0.5 * (low - high) / bend if bend < 0 else 0.0)
+        fractions.append(float(place - size if place > size / 2 else place))
+    return fractions[0], fractions[1]
+
+
+@cache
+def _low_pass(height: int, width: int) -> Pixels:
+    rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    return np.exp(-(rows**2 + columns**2) / (2 * 0.15**2)).astype(np.float32)
+
+
+@cache
+def _window(height: int, width: int) -> Pixels:
+    return np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
+
+
+@cache
+def _grid(height: int, width: int) -> tuple[Pixels, Pixels]:
+    """Y and x of every pixel from the centre."""
+    y, x = np.indices((height, width), dtype=np.float32)
+    return y - (height - 1) / 2, x - (width - 1) / 2
