@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from editkit.data.doctor.hashes import Hashes, Indices, candidates, hashes_of, same_picture
+from editkit.data.doctor.hashes import LOOSE, STRICT, Hashes, Indices, candidates, hashes_of, same_picture
 
 BATCH = 65_536
 
@@ -46,13 +46,13 @@ class Pictures:
         """Thumbnails of these pictures."""
         return np.array(self._rows["thumb"][self.row[which], self.role[which]])
 
-    def same(self, first: Indices, second: Indices) -> Bools:
+    def same(self, first: Indices, second: Indices, how: tuple[float, float] = STRICT) -> Bools:
         """Which pairs are one picture, bit by bit or nearly."""
         equal = self.content[first] == self.content[second]
         open_ = np.flatnonzero(~equal)
         for start in range(0, len(open_), BATCH):
             part = open_[start : start + BATCH]
-            equal[part] = same_picture(self.thumbs(first[part]), self.thumbs(second[part]))
+            equal[part] = same_picture(self.thumbs(first[part]), self.thumbs(second[part]), how)
         return equal
 
 
@@ -110,11 +110,11 @@ def repeats(rows: Any, pictures: Pictures, group: int) -> dict[int, tuple[int, b
     for i, j in candidates(pictures.hashes[mine]):
         said = text[i] == text[j]
         i, j = np.minimum(i[said], j[said]), np.maximum(i[said], j[said])
-        alike = pictures.same(mine[i], mine[j])
+        alike = pictures.same(mine[i], mine[j], LOOSE)
         for a, b in zip(i[alike].tolist(), j[alike].tolist(), strict=True):
             first, second = int(row[a]), int(row[b])
             ends = [np.array([second_of[r]]) for r in (first, second) if r in second_of]
-            if second not in found and (len(ends) < 2 or pictures.same(ends[0], ends[1])[0]):
+            if second not in found and (len(ends) < 2 or pictures.same(ends[0], ends[1], LOOSE)[0]):
                 found[second] = (first, False)
     return found
 

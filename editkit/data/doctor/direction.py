@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from editkit.data.doctor.hashes import THUMBNAIL
+from editkit.data.doctor.hashes import GRID, THUMBNAIL, split_thumbnail
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,8 +27,9 @@ PHRASINGS = 2  # of the instruction, that are read
 FEWEST = 300  # pairs, below which nothing is learned
 MOST = 20_000  # pairs that are learned from; more would not teach more
 FOLDS = 2
+FEATURES = THUMBNAIL + 2 * GRID**2
 RIDGE = 3.0
-CLEAR = 0.25  # correlation between expected and found change from which a pair is decided
+CLEAR = 0.1  # correlation between expected and found change from which a pair is decided
 
 
 def tokens_of(texts: Sequence[str], source_caption: str, target_caption: str) -> npt.NDArray[np.int16]:
@@ -54,10 +55,26 @@ def _slot(where: str, gram: str) -> int:
 
 
 def changes(thumbs_N2B: npt.NDArray[np.uint8]) -> Floats:
-    """From source to target, cell by cell, (N, THUMBNAIL); of length 1, so that a large edit says no more than a small one."""
-    change = thumbs_N2B[:, 1].astype(np.float32) - thumbs_N2B[:, 0]
-    change = np.sign(change) * np.sqrt(np.abs(change))
-    return change / np.maximum(np.linalg.norm(change, axis=1, keepdims=True), 1e-6)
+    """From source to target, cell by cell, (N, FEATURES): what grows brighter or more coloured, what stands out, where edges are.
+
+    The first says nothing of an object whose colour may be any, the others do. All are exchanged in sign when source and target
+    are, and each is of length 1, so that a large edit says no more than a small one.
+    """
+    luma, colours = split_thumbnail(thumbs_N2B)
+    plain = thumbs_N2B.astype(np.float32)
+    border = np.concatenate([luma[..., 0, :], luma[..., -1, :], luma[..., 0], luma[..., -1]], axis=-1)
+    rim = np.concatenate([colours[..., 0, :], colours[..., -1, :], colours[..., 0], colours[..., -1]], axis=-1)
+    wide = (colours - np.median(rim, axis=-1)[..., None, None]).repeat(2, -2).repeat(2, -1)
+    outstanding = np.abs(luma - np.median(border, axis=-1)[..., None, None]) + np.abs(wide).sum(2)
+    down, across = np.diff(luma, axis=-2, append=luma[..., -1:, :]), np.diff(luma, axis=-1, append=luma[..., -1:])
+    slopes = np.abs(down) + np.abs(across)
+    parts = [plain, np.minimum(outstanding, 60.0).reshape(*plain.shape[:2], -1), slopes.reshape(*plain.shape[:2], -1)]
+    return np.concatenate([_direction(part[:, 1] - part[:, 0]) for part in parts], axis=1) / np.sqrt(len(parts))
+
+
+def _direction(change_NF: Floats) -> Floats:
+    change_NF = np.sign(change_NF) * np.sqrt(np.abs(change_NF))
+    return change_NF / np.maximum(np.linalg.norm(change_NF, axis=1, keepdims=True), 1e-6)
 
 
 def agreements(
@@ -83,7 +100,7 @@ def agreements(
     models = [_fit(_batches(taught[fold[taught] != f], tokens_NT, thumbs_N2B)) for f in range(FOLDS)]
     for start in range(0, len(chosen), 4096):
         part = chosen[start : start + 4096]
-        expected = np.empty((len(part), THUMBNAIL), np.float32)
+        expected = np.empty((len(part), FEATURES), np.float32)
         words = _one_hot(tokens_NT[part])
         for f, model in enumerate(models):
             mine = fold[part] == f
@@ -116,8 +133,8 @@ def _one_hot(tokens_NT: npt.NDArray[np.int16]) -> Floats:
 
 
 def _fit(batches: Iterator[tuple[Floats, Floats]]) -> Floats:
-    """Ridge regression by its normal equations, (WORDS, THUMBNAIL): memory does not grow with the data."""
-    inner, outer = np.zeros((WORDS, WORDS), np.float32), np.zeros((WORDS, THUMBNAIL), np.float32)
+    """Ridge regression by its normal equations, (WORDS, FEATURES): memory does not grow with the data."""
+    inner, outer = np.zeros((WORDS, WORDS), np.float32), np.zeros((WORDS, FEATURES), np.float32)
     for words, change in batches:
         inner += words.T @ words
         outer += words.T @ change

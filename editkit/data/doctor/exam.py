@@ -120,8 +120,10 @@ def _open(example: Example, index: int, findings: list[Finding]) -> tuple[dict[s
 
 def _compare(pair: EditPair, index: int, opened: dict[str, Image.Image], stored: dict[str, Stored]) -> Iterator[Finding]:
     """Sizes, colours, orientation and motion."""
-    source, target = opened["source"], opened["target"]
-    aligned = not _aspects_differ(source, target) and geometry.stands(source, target)
+    source, target, mask = opened["source"], opened["target"], opened.get("mask")
+    if mask is not None and mask.size != source.size:
+        mask = None
+    aligned = not _aspects_differ(source, target) and geometry.stands(source, target, mask)
     asked = is_asked_for(pair.instructions)
     turn = ""
     if not aligned and not asked:
@@ -134,8 +136,7 @@ def _compare(pair: EditPair, index: int, opened: dict[str, Image.Image], stored:
         yield colours
     if aligned or turn or asked or _aspects_differ(source, target):
         return
-    size = geometry.small_size(source)
-    moved = geometry.find_motion(geometry.small(source), geometry.small(target, size), source.width / size[0])
+    moved = geometry.find_motion(source, target, mask)
     if moved is not None:
         yield _moved(pair, index, moved)
 

@@ -3,8 +3,8 @@
 Most pairs need no more than one look: where a third of the strong edges stand unchanged, nothing was moved. For the others a
 similarity transform is fitted: started at the identity, at the shift that phase correlation finds, and at the rotation and
 zoom that it finds between the log-polar spectra (Reddy and Chatterji 1996), each refined by robust least squares on the
-grey values, to which what the edit changed is an outlier. What is reported must bring many more edges into place than
-leaving the pictures as they are does.
+grey values, to which what the edit changed is an outlier. What is reported must leave clearly less of
+the error than leaving the pictures as they are does.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFilter
 
 Pixels = npt.NDArray[np.float32]
 
 SIDE = 128  # px, the longest side at which pictures are compared
 LEAST_SIDE = 16  # px
+MARGIN = 3  # px around a mask, at that size
 EDGE = 8.0  # grey levels a px; weaker edges say nothing
 UNMOVED = 0.35  # share of the edges that stand exactly: no resampling leaves so many
 FAINT = 4.0  # grey levels a px at which an edge counts half
-FOUND = 0.25  # px at that size, root mean square over the picture; less is not reported
+FOUND = 0.35  # px at that size, root mean square over the picture; less is not reported
 IN_PLACE_PX = 0.15  # an edge nearer than this to its place counts as there
-GAIN = 0.08  # of the edges that are not in place, the share that the transform must bring there
-ENOUGH = 0.25  # and the share that must be there then
+ENOUGH = 0.25  # share of the edges in place at which a pair that is not moved is let go
 GOOD = 0.85  # the share at which no other start is tried
+CONVINCING = 0.92  # of the error, what may be left when a transform is reported
+SURE = 0.7  # and at which no other start is tried
 FEW_EDGES = 40  # px of edges below which nothing can be said
 _SCALES = (48.0, 24.0, 12.0, 6.0, 6.0, 6.0)  # grey levels at which a residual is doubted, step by step
 
@@ -55,6 +57,10 @@ class Similarity:
             "zoom": radius * abs(self.zoom),
             "rotation": radius * abs(self.angle),
         }
+
+
+# Turns and zooms to start from where neither the identity nor the spectra lead to a good fit, as where the edit is large.
+_FURTHER = tuple(Similarity(angle=a) for a in (-0.15, -0.08, 0.08, 0.15)) + tuple(Similarity(zoom=z) for z in (-0.07, 0.07))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,41 +101,79 @@ def _scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.resize(size, Image.Resampling.BOX if image.width >= 2 * size[0] else Image.Resampling.BILINEAR)
 
 
-def stands(source: Image.Image, target: Image.Image) -> bool:
-    """Whether one look is enough: many edges stand exactly where they were, or there are too few to say anything."""
+def stands(source: Image.Image, target: Image.Image, mask: Image.Image | None = None) -> bool:
+    """Whether one look is enough: many edges stand exactly where they were, or there are too few to say anything.
+
+    Args:
+        source, target: in RGB, of one aspect.
+        mask: white where an edit may change something; where it leaves edges, only those are looked at.
+    """
     size = small_size(source)
     if min(size) < LEAST_SIDE:
         return True
     source_HW, target_HW = (np.asarray(_scaled(image, size).convert("L"), np.float32) for image in (source, target))
     steep = _steep(source_HW) | _steep(target_HW)
-    return bool(steep.sum() < FEW_EDGES or (np.abs(target_HW - source_HW)[steep] <= 1.0).mean() >= UNMOVED)
+    if steep.sum() < FEW_EDGES:
+        return True
+    error = np.abs(target_HW - source_HW)
+    return any((error[some] <= 1.0).mean() >= UNMOVED for some in (steep, steep & _free(mask, size, steep)))
 
 
-def find_motion(source_CHW: Pixels, target_CHW: Pixels, scale: float = 1.0) -> Moved | None:
+def find_motion(source: Image.Image, target: Image.Image, mask: Image.Image | None = None) -> Moved | None:
     """The transform that moves a whole picture, asked for where `stands` says no; None where there is none to be found.
 
     Args:
-        source_CHW, target_CHW: of one size, as `small` gives them.
-        scale: px of the pictures to a px of these.
+        source, target, mask: as for `stands`.
     """
-    height, width = source_CHW.shape[1:]
-    source_HW, target_HW = source_CHW.mean(0), target_CHW.mean(0)
-    source_CHW, target_CHW = channels(source_CHW), channels(target_CHW)
-    before = _in_place(source_CHW, target_CHW, np.ones(source_HW.shape, bool))
-    best, after = _refine(source_CHW, target_CHW, Similarity())
-    if sum(best.parts(height, width).values()) < FOUND and after >= ENOUGH:
+    size = small_size(source)
+    width, height = size
+    colours = small(source, size), small(target, size)
+    source_HW, target_HW = (c.mean(0) for c in colours)
+    free_HW = _free(mask, size, _steep(source_HW) | _steep(target_HW))
+    pair = _Pair(channels(colours[0]), channels(colours[1]), free_HW)
+    best = _refine(pair, Similarity())
+    if sum(best.transform.parts(height, width).values()) < FOUND and best.in_place >= ENOUGH:
         return None
-    for start in (_shift_between(source_HW, target_HW), *_turns_between(source_HW, target_HW)):
-        if after > GOOD:
-            break
-        found, share = _refine(source_CHW, target_CHW, start)
-        if share > after:
-            best, after = found, share
-    parts = best.parts(height, width)
+    if best.in_place <= GOOD:
+        starts = [_shift_between(source_HW, target_HW), *_turns_between(source_HW, target_HW), *_FURTHER]
+        for start in starts:
+            best = min(best, _refine(pair, start), key=lambda fit: fit.cost)
+            if best.cost < SURE:
+                break
+    parts = best.transform.parts(height, width)
     kind = max(parts, key=lambda name: parts[name])
-    if parts[kind] < FOUND or after < max(ENOUGH, before + GAIN * (1 - before)):
+    if parts[kind] < FOUND or best.cost > CONVINCING:
         return None
-    return Moved(kind, Similarity(best.zoom, best.angle, best.dx * scale, best.dy * scale), before, after)
+    found, scale = best.transform, source.width / width
+    transform = Similarity(found.zoom, found.angle, found.dx * scale, found.dy * scale)
+    return Moved(kind, transform, _in_place(pair.source_CHW, pair, free_HW), best.in_place)
+
+
+def _free(mask: Image.Image | None, size: tuple[int, int], steep_HW: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Where a mask says that no edit is; everywhere without one, and where it leaves too few edges."""
+    if mask is None:
+        return np.ones(steep_HW.shape, bool)
+    wide = mask.convert("L").resize(size, Image.Resampling.BILINEAR).filter(ImageFilter.MaxFilter(2 * MARGIN + 1))
+    free = np.asarray(wide) < 128
+    return free if (free & steep_HW).sum() >= FEW_EDGES else np.ones(steep_HW.shape, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Both pictures as `channels` gives them, and where they are compared."""
+
+    source_CHW: Pixels
+    target_CHW: Pixels
+    free_HW: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """A refined transform; `cost`: what is left of the robust error without it; `in_place`: the share of the edges."""
+
+    transform: Similarity
+    cost: float
+    in_place: float
 
 
 def warp(image_CHW: Pixels, transform: Similarity) -> tuple[Pixels, npt.NDArray[np.bool_]]:
@@ -183,43 +227,54 @@ def _steep(image_HW: Pixels) -> npt.NDArray[np.bool_]:
     return slope_x**2 + slope_y**2 >= EDGE**2
 
 
-def _in_place(source_CHW: Pixels, target_CHW: Pixels, inside: npt.NDArray[np.bool_]) -> float:
+def _in_place(warped_CHW: Pixels, pair: _Pair, inside: npt.NDArray[np.bool_]) -> float:
     """Share of the steep pixels that are less than IN_PLACE_PX from their place, by their error over their slope."""
-    slope_y, slope_x = _slopes(0.5 * (source_CHW + target_CHW))
-    steep = (_steep(source_CHW[0]) | _steep(target_CHW[0])) & inside
+    slope_y, slope_x = _slopes(0.5 * (warped_CHW + pair.target_CHW))
+    steep = (_steep(warped_CHW[0]) | _steep(pair.target_CHW[0])) & inside
     if steep.sum() < FEW_EDGES:
         return 0.0
     slope = np.sqrt(slope_x[:, steep] ** 2 + slope_y[:, steep] ** 2)
-    near = np.abs((target_CHW - source_CHW)[:, steep]) <= IN_PLACE_PX * slope + 1.0
+    near = np.abs((pair.target_CHW - warped_CHW)[:, steep]) <= IN_PLACE_PX * slope + 1.0
     return float(near.any(axis=0).mean())
 
 
-def _refine(source_CHW: Pixels, target_CHW: Pixels, start: Similarity) -> tuple[Similarity, float]:
-    """Robust least squares from `start`; what it finds, and the share of the edges that are in place then."""
-    height, width = source_CHW.shape[-2:]
-    y, x = _grid(height, width)
-    x, y = np.broadcast_to(x, source_CHW.shape), np.broadcast_to(y, source_CHW.shape)
+def _refine(pair: _Pair, start: Similarity) -> _Fit:
+    """Robust least squares from `start`."""
+    height, width = pair.free_HW.shape
+    y, x = (np.broadcast_to(axis, pair.source_CHW.shape) for axis in _grid(height, width))
     values = np.array([start.zoom, start.angle, start.dx, start.dy])
     for scale in _SCALES:
-        warped, inside = warp(source_CHW, Similarity(*map(float, values)))
-        slope_y, slope_x = _slopes(0.5 * (warped + target_CHW))
-        chosen = inside & (slope_x**2 + slope_y**2 >= 4.0)
+        warped, inside = warp(pair.source_CHW, Similarity(*map(float, values)))
+        slope_y, slope_x = _slopes(0.5 * (warped + pair.target_CHW))
+        chosen = inside & pair.free_HW & (slope_x**2 + slope_y**2 >= 4.0)
         if chosen.sum() < FEW_EDGES:
-            return start, 0.0
+            return _Fit(start, 1.0, 0.0)
         g_x, g_y, p_x, p_y = slope_x[chosen], slope_y[chosen], x[chosen], y[chosen]
-        error = (target_CHW - warped)[chosen]
+        error = (pair.target_CHW - warped)[chosen]
         jacobian = np.stack([g_x * p_x + g_y * p_y, g_y * p_x - g_x * p_y, g_x, g_y])
         weighted = jacobian / (1 + (error / scale) ** 2) ** 2  # Geman and McClure: far errors count for nothing
         normal = (weighted @ jacobian.T).astype(np.float64)
         step = np.linalg.solve(normal + np.diag(1e-6 * normal.diagonal() + 1e-6), (weighted @ error).astype(np.float64))
         values = values + np.clip(step, [-0.1, -0.1, -3, -3], [0.1, 0.1, 3, 3])
         if abs(values[0]) > 0.5 or np.abs(values[2:]).max() > max(height, width) / 2:
-            return start, 0.0
+            return _Fit(start, 1.0, 0.0)
         if np.abs(step * [width / 4, width / 4, 1, 1]).max() < 0.003 and scale == _SCALES[-1]:
             break
     found = Similarity(*map(float, values))
-    warped, inside = warp(source_CHW, found)
-    return found, _in_place(warped, target_CHW, inside)
+    warped, inside = warp(pair.source_CHW, found)
+    inside &= pair.free_HW
+    left = _cost(warped, pair, inside) / max(_cost(pair.source_CHW, pair, inside), 1e-6)
+    return _Fit(found, left, _in_place(warped, pair, inside))
+
+
+def _cost(warped_CHW: Pixels, pair: _Pair, inside: npt.NDArray[np.bool_]) -> float:
+    """Mean of a robust error, 0 to 1, where there is something to be seen."""
+    slope_y, slope_x = _slopes(0.5 * (warped_CHW + pair.target_CHW))
+    chosen = inside & (slope_x**2 + slope_y**2 >= 4.0)
+    if not chosen.any():
+        return 1.0
+    squares = (pair.target_CHW - warped_CHW)[chosen] ** 2
+    return float((squares / (squares + _SCALES[-1] ** 2)).mean())
 
 
 def _shift_between(source_HW: Pixels, target_HW: Pixels) -> Similarity:

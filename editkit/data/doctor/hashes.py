@@ -24,10 +24,13 @@ _BLOCKS = (13, 13, 13, 13, 12)  # bits
 WINDOW = 64  # neighbours that a picture is compared with where more share a block; equal hashes stand beside each other
 MAX_BITS = 10  # by which hashes of one picture may differ; what counts is the thumbnail
 _DEAD = 6.0  # levels; a difference must be larger to count, so that noise on flat areas flips no bit
-LUMA_LIMIT, COLOUR_LIMIT = 14.0, 14.0  # levels by which the worst cell of a copy may differ, its tone being adjusted
-MEAN_LIMIT = 3.0  # and all cells in the mean
+LUMA_LIMIT, COLOUR_LIMIT = 14.0, 12.0  # levels by which a cell of a copy may differ, its tone being adjusted
+LUMA_MEAN, COLOUR_MEAN = 4.0, 3.0  # and all cells in the mean
+# A copy differs a little everywhere, an edit much in one place: by so many times the mean may the worst cell differ, and by so
+# many levels in any case. Where more speaks for it than one picture, such as an equal text, the looser of the two is enough.
+STRICT, LOOSE = (8.0, 3.0), (9.0, 4.0)
 TONE = (0.8, 1.25)  # contrasts that a copy may have
-TONE_LIMIT = 24.0  # levels that it may be brighter or darker
+TONE_LIMIT, FLAT_LIMIT = 24.0, 4.0  # levels that it may be brighter or darker; and where it is of one colour
 
 
 def thumbnail(image: Image.Image) -> Bytes:
@@ -60,21 +63,34 @@ def hashes_of(thumbs_NB: Bytes) -> Hashes:
 _ORDER = np.random.default_rng(64).permutation(64)
 
 
-def same_picture(first_NB: Bytes, second_NB: Bytes) -> npt.NDArray[np.bool_]:
-    """Which thumbnails are of one picture, coded anew, scaled, or a little brighter or flatter."""
+def same_picture(first_NB: Bytes, second_NB: Bytes, how: tuple[float, float] = STRICT) -> npt.NDArray[np.bool_]:
+    """Which thumbnails are of one picture, coded anew, scaled, or a little brighter or flatter.
+
+    Args:
+        first_NB, second_NB: as `thumbnail` gives them.
+        how: STRICT or LOOSE.
+    """
     luma_a, colours_a = split_thumbnail(first_NB)
     luma_b, colours_b = split_thumbnail(second_NB)
-    a, b = (x.reshape(len(x), GRID**2) for x in (luma_a, luma_b))
-    mean_a, mean_b = a.mean(1, keepdims=True), b.mean(1, keepdims=True)
-    spread_a, spread_b = a.std(1, keepdims=True), b.std(1, keepdims=True)
+    mean_a, mean_b = (luma.mean((1, 2), keepdims=True) for luma in (luma_a, luma_b))
+    spread_a, spread_b = (luma.std((1, 2), keepdims=True) for luma in (luma_a, luma_b))
     gain = np.where(spread_b > 2, spread_a / np.maximum(spread_b, 1e-6), 1.0)
-    luma = np.abs((b - mean_b) * gain - (a - mean_a))
-    colours = np.abs(colours_a - colours_b * 1.0).reshape(len(a), -1)
-    toned = (gain > TONE[0]) & (gain < TONE[1]) & (np.abs(mean_a - mean_b) < TONE_LIMIT)
+    error = (luma_b - mean_b) * gain - (luma_a - mean_a)
+    smooth = np.abs(_smoothed(error))  # what scaling does beside an edge changes its sign from cell to cell
+    colours = np.abs(colours_a - colours_b).reshape(len(colours_a), -1)
     flat = (spread_a < 2) & (spread_b < 2)  # of pictures of one colour each, brightness is all there is
-    toned &= ~flat | (np.abs(mean_a - mean_b) < 4)
-    near = (luma.max(1) < LUMA_LIMIT) & (luma.mean(1) < MEAN_LIMIT)
-    return toned[:, 0] & near & (colours.max(1) < COLOUR_LIMIT) & (colours.mean(1) < MEAN_LIMIT)
+    toned = (gain > TONE[0]) & (gain < TONE[1]) & (np.abs(mean_a - mean_b) < np.where(flat, FLAT_LIMIT, TONE_LIMIT))
+    worst, times = smooth.max((1, 2)), how[0] * smooth.mean((1, 2))
+    near = worst <= np.minimum(LUMA_LIMIT, np.maximum(how[1], times))
+    near &= (np.abs(error).mean((1, 2)) < LUMA_MEAN) & (colours.max(1) <= COLOUR_LIMIT) & (colours.mean(1) < COLOUR_MEAN)
+    return toned[:, 0, 0] & near
+
+
+def _smoothed(error_NGG: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Binomial, 1 2 1 along both axes."""
+    padded = np.pad(error_NGG, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    rows = 0.25 * (padded[:, :-2] + padded[:, 2:]) + 0.5 * padded[:, 1:-1]
+    return 0.25 * (rows[:, :, :-2] + rows[:, :, 2:]) + 0.5 * rows[:, :, 1:-1]
 
 
 def candidates(hashes_N: Hashes, window: int = WINDOW) -> Iterator[tuple[Indices, Indices]]:
