@@ -55,7 +55,7 @@ def _slot(where: str, gram: str) -> int:
 
 
 def changes(thumbs_N2B: npt.NDArray[np.uint8]) -> Floats:
-    """From source to target, cell by cell, (N, FEATURES): what grows brighter or more coloured, what stands out, where edges are.
+    """From source to target, cell by cell, (N, FEATURES): what grows brighter or more coloured, what stands out, edges.
 
     The first says nothing of an object whose colour may be any, the others do. All are exchanged in sign when source and target
     are, and each is of length 1, so that a large edit says no more than a small one.

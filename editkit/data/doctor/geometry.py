@@ -146,7 +146,7 @@ def find_motion(source: Image.Image, target: Image.Image, mask: Image.Image | No
         return None
     found, scale = best.transform, source.width / width
     transform = Similarity(found.zoom, found.angle, found.dx * scale, found.dy * scale)
-    return Moved(kind, transform, _in_place(pair.source_CHW, pair, free_HW), best.in_place)
+    return Moved(kind, transform, _in_place(pair.source, pair, free_HW), best.in_place)
 
 
 def _free(mask: Image.Image | None, size: tuple[int, int], steep_HW: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -162,9 +162,9 @@ def _free(mask: Image.Image | None, size: tuple[int, int], steep_HW: npt.NDArray
 class _Pair:
     """Both pictures as `channels` gives them, and where they are compared."""
 
-    source_CHW: Pixels
-    target_CHW: Pixels
-    free_HW: npt.NDArray[np.bool_]
+    source: Pixels
+    target: Pixels
+    free: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,28 +229,28 @@ def _steep(image_HW: Pixels) -> npt.NDArray[np.bool_]:
 
 def _in_place(warped_CHW: Pixels, pair: _Pair, inside: npt.NDArray[np.bool_]) -> float:
     """Share of the steep pixels that are less than IN_PLACE_PX from their place, by their error over their slope."""
-    slope_y, slope_x = _slopes(0.5 * (warped_CHW + pair.target_CHW))
-    steep = (_steep(warped_CHW[0]) | _steep(pair.target_CHW[0])) & inside
+    slope_y, slope_x = _slopes(0.5 * (warped_CHW + pair.target))
+    steep = (_steep(warped_CHW[0]) | _steep(pair.target[0])) & inside
     if steep.sum() < FEW_EDGES:
         return 0.0
     slope = np.sqrt(slope_x[:, steep] ** 2 + slope_y[:, steep] ** 2)
-    near = np.abs((pair.target_CHW - warped_CHW)[:, steep]) <= IN_PLACE_PX * slope + 1.0
+    near = np.abs((pair.target - warped_CHW)[:, steep]) <= IN_PLACE_PX * slope + 1.0
     return float(near.any(axis=0).mean())
 
 
 def _refine(pair: _Pair, start: Similarity) -> _Fit:
     """Robust least squares from `start`."""
-    height, width = pair.free_HW.shape
-    y, x = (np.broadcast_to(axis, pair.source_CHW.shape) for axis in _grid(height, width))
+    height, width = pair.free.shape
+    y, x = (np.broadcast_to(axis, pair.source.shape) for axis in _grid(height, width))
     values = np.array([start.zoom, start.angle, start.dx, start.dy])
     for scale in _SCALES:
-        warped, inside = warp(pair.source_CHW, Similarity(*map(float, values)))
-        slope_y, slope_x = _slopes(0.5 * (warped + pair.target_CHW))
-        chosen = inside & pair.free_HW & (slope_x**2 + slope_y**2 >= 4.0)
+        warped, inside = warp(pair.source, Similarity(*map(float, values)))
+        slope_y, slope_x = _slopes(0.5 * (warped + pair.target))
+        chosen = inside & pair.free & (slope_x**2 + slope_y**2 >= 4.0)
         if chosen.sum() < FEW_EDGES:
             return _Fit(start, 1.0, 0.0)
         g_x, g_y, p_x, p_y = slope_x[chosen], slope_y[chosen], x[chosen], y[chosen]
-        error = (pair.target_CHW - warped)[chosen]
+        error = (pair.target - warped)[chosen]
         jacobian = np.stack([g_x * p_x + g_y * p_y, g_y * p_x - g_x * p_y, g_x, g_y])
         weighted = jacobian / (1 + (error / scale) ** 2) ** 2  # Geman and McClure: far errors count for nothing
         normal = (weighted @ jacobian.T).astype(np.float64)
@@ -261,19 +261,19 @@ def _refine(pair: _Pair, start: Similarity) -> _Fit:
         if np.abs(step * [width / 4, width / 4, 1, 1]).max() < 0.003 and scale == _SCALES[-1]:
             break
     found = Similarity(*map(float, values))
-    warped, inside = warp(pair.source_CHW, found)
-    inside &= pair.free_HW
-    left = _cost(warped, pair, inside) / max(_cost(pair.source_CHW, pair, inside), 1e-6)
+    warped, inside = warp(pair.source, found)
+    inside &= pair.free
+    left = _cost(warped, pair, inside) / max(_cost(pair.source, pair, inside), 1e-6)
     return _Fit(found, left, _in_place(warped, pair, inside))
 
 
 def _cost(warped_CHW: Pixels, pair: _Pair, inside: npt.NDArray[np.bool_]) -> float:
     """Mean of a robust error, 0 to 1, where there is something to be seen."""
-    slope_y, slope_x = _slopes(0.5 * (warped_CHW + pair.target_CHW))
+    slope_y, slope_x = _slopes(0.5 * (warped_CHW + pair.target))
     chosen = inside & (slope_x**2 + slope_y**2 >= 4.0)
     if not chosen.any():
         return 1.0
-    squares = (pair.target_CHW - warped_CHW)[chosen] ** 2
+    squares = (pair.target - warped_CHW)[chosen] ** 2
     return float((squares / (squares + _SCALES[-1] ** 2)).mean())
 
 
