@@ -72,7 +72,7 @@ def _everything(diagnosis: Diagnosis) -> dict[str, list[Finding]]:
     for finding in (*diagnosis.items, *diagnosis.notes):
         by_kind.setdefault(finding.kind, []).append(finding)
     for findings in by_kind.values():
-        findings.sort(key=lambda f: ORDER[f.severity])
+        findings.sort(key=lambda f: (ORDER[f.severity], f.figures.get("agreement", 0)))  # of the swapped, the surest first
     worst = {kind: min(ORDER[f.severity] for f in findings) for kind, findings in by_kind.items()}
     return {kind: by_kind[kind] for kind in sorted(by_kind, key=lambda k: (worst[k], -len(by_kind[k]), k))}
 

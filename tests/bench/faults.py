@@ -78,8 +78,14 @@ def _unreadable(pair: EditPair, rng: Random) -> EditPair:
 
 
 def _shift(pair: EditPair, rng: Random) -> EditPair:
+    """In any direction to fractions of a pixel, or by whole pixels along an axis, which leaves the edges along it unchanged."""
     angle, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 6)
-    return replace(pair, target=png(moved(pair.target.open(), dx=far * np.cos(angle), dy=far * np.sin(angle))))
+    dx, dy = far * np.cos(angle), far * np.sin(angle)
+    if rng.random() < 0.3:
+        dx, dy = rng.choice([(0, 1), (1, 0)])
+        way = rng.choice([-1, 1]) * rng.randint(1, 6)
+        dx, dy = way * dx, way * dy
+    return replace(pair, target=png(moved(pair.target.open(), dx=dx, dy=dy)))
 
 
 def _zoom(pair: EditPair, rng: Random) -> EditPair:

@@ -54,9 +54,10 @@ def faulty(workplace: Path) -> dict[str, str]:
     rng, planted = Random(1), {}
     pairs = [replace(p, score=0.8) for p in sample_edits(40, seed=31, split="train", size=48) if p.category == "expression"]
     pairs += [replace(p, score=0.8) for p in sample_edits(120, seed=32, split="train", size=48) if p.category == "colour"]
+    pairs = [replace(pair, key=f"pair-{number:03d}") for number, pair in enumerate(pairs)]
     for number, kind in enumerate(PLANTED):
-        planted[pairs[number].key + "x"] = kind
-        pairs[number] = FAULTS[kind](replace(pairs[number], key=pairs[number].key + "x"), rng)
+        planted[pairs[number].key] = kind
+        pairs[number] = FAULTS[kind](pairs[number], rng)
     write_folder(workplace / "edits", pairs)
     write_folder(workplace / "bench", [replace(pairs[-1], key="held-out")])
     (workplace / "mine.toml").write_text(

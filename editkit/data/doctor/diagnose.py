@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from editkit.data.doctor.alike import Pictures, matches_between, repeats
-from editkit.data.doctor.direction import CLEAR, FEWEST, agreements
+from editkit.data.doctor.direction import FEWEST, agreements, decided_from
 from editkit.data.doctor.exam import Seen, examine
 from editkit.data.doctor.findings import Figure, Finding, Findings
 from editkit.data.doctor.records import Records
@@ -210,11 +210,17 @@ class _Later:
         if usable.sum() < FEWEST:
             return {"pairs": int(usable.sum()), "decided": 0, "why": f"not known: it takes at least {FEWEST} pairs that change"}
         agreement = agreements(rows["tokens"], rows["thumb"], usable)
-        for row in np.flatnonzero(agreement < -CLEAR):
+        clear = decided_from(agreement)
+        for row in np.flatnonzero(agreement < -clear):
             why = f"the pictures change against what the texts ask for (agreement {agreement[row]:+.2f})"
             self._add("swapped", int(row), why, {"agreement": round(float(agreement[row]), 3)})
-        decided = int((np.abs(agreement) >= CLEAR).sum())
-        return {"pairs": int(usable.sum()), "decided": decided, "why": "of the others, the texts do not tell the direction"}
+        decided = int((np.abs(agreement) >= clear).sum())
+        return {
+            "pairs": int(usable.sum()),
+            "decided": decided,
+            "clear": round(clear, 4),
+            "why": "of the others, the texts do not tell the direction",
+        }
 
     def _is_ours(self) -> npt.NDArray[np.bool_]:
         ours = np.zeros(len(self._rows), bool)

@@ -29,7 +29,8 @@ MOST = 20_000  # pairs that are learned from; more would not teach more
 FOLDS = 2
 FEATURES = THUMBNAIL + 2 * GRID**2
 RIDGE = 3.0
-CLEAR = 0.1  # correlation between expected and found change from which a pair is decided
+LEAST_CLEAR = 0.01  # agreement between expected and found change, below which no pair is decided
+WRONG = 0.005  # share of the pairs that may be called exchanged wrongly, by the estimate of `decided_from`
 
 
 def tokens_of(texts: Sequence[str], source_caption: str, target_caption: str) -> npt.NDArray[np.int16]:
@@ -83,7 +84,9 @@ def agreements(
     usable_N: npt.NDArray[np.bool_],
     advance: Callable[[int], None] = lambda n: None,
 ) -> Floats:
-    """Correlation of every pair's change with what its words let expect; nan where nothing was learned.
+    """How far every pair's change is what its words let expect, -1 to 1; nan where nothing was learned.
+
+    It is small where the words let expect little, however well that fits.
 
     Args:
         tokens_NT: of `tokens_of`, as an array or a file that is mapped.
@@ -105,10 +108,26 @@ def agreements(
         for f, model in enumerate(models):
             mine = fold[part] == f
             expected[mine] = words[mine] @ model
-        length = np.linalg.norm(expected, axis=1)
-        found[part] = (expected * changes(thumbs_N2B[part])).sum(1) / np.maximum(length, 1e-6)
+        found[part] = (expected * changes(thumbs_N2B[part])).sum(1)
         advance(len(part))
     return found
+
+
+def decided_from(agreement_N: Floats) -> float:
+    """The agreement from which a pair is decided, so that few are called exchanged that are not.
+
+    Among the pairs that the model is surest of, those against it are the truly exchanged ones: that is their share. Where it is
+    less sure, more than that share is against it through its own mistakes, which are counted from the surest pair on downwards.
+    """
+    known = agreement_N[~np.isnan(agreement_N)]
+    if not len(known):
+        return 1.0
+    order = np.argsort(-np.abs(known))
+    against = np.cumsum(known[order] < 0)
+    sure = max(1, len(known) // 4)
+    mistakes = against - against[sure - 1] / sure * np.arange(1, len(known) + 1)
+    too_many = np.flatnonzero(mistakes > WRONG * len(known))
+    return max(LEAST_CLEAR, float(np.abs(known[order[too_many[0]]])) if len(too_many) else 0.0)
 
 
 def _folds(count: int) -> npt.NDArray[np.int64]:

@@ -137,7 +137,9 @@ def _compare(pair: EditPair, index: int, opened: dict[str, Image.Image], stored:
     if aligned or turn or asked or _aspects_differ(source, target):
         return
     moved = geometry.find_motion(source, target, mask)
-    if moved is not None:
+    # Scaling to whole pixels zooms by up to a pixel of the smaller picture, which is no fault of its own.
+    rounding = 0.0 if source.size == target.size else 2.0 / min(*source.size, *target.size)
+    if moved is not None and not (moved.kind == "zoom" and abs(moved.transform.zoom) <= rounding):
         yield _moved(pair, index, moved)
 
 

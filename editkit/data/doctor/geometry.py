@@ -115,8 +115,16 @@ def stands(source: Image.Image, target: Image.Image, mask: Image.Image | None = 
     steep = _steep(source_HW) | _steep(target_HW)
     if steep.sum() < FEW_EDGES:
         return True
-    error = np.abs(target_HW - source_HW)
-    return any((error[some] <= 1.0).mean() >= UNMOVED for some in (steep, steep & _free(mask, size, steep)))
+    both = list(zip(_slopes(source_HW), _slopes(target_HW), strict=True))
+    # Beside an edge that moved by a pixel the values stay, the slopes do not.
+    still = np.all([np.abs(b - a) <= 1.0 for a, b in ((source_HW, target_HW), *both)], axis=0)
+    # And along an edge a picture may be moved without changing it: the edges across each axis count by themselves.
+    slopes = [np.maximum(np.abs(a), np.abs(b)) for a, b in both]
+    for free in (np.ones_like(steep), _free(mask, size, steep)):
+        across = [still[(slope >= EDGE) & free] for slope in slopes]
+        if min(len(some) for some in across) >= FEW_EDGES // 4 and min(some.mean() for some in across) >= UNMOVED:
+            return True
+    return False
 
 
 def find_motion(source: Image.Image, target: Image.Image, mask: Image.Image | None = None) -> Moved | None:

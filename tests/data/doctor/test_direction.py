@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from editkit.data.doctor.direction import CLEAR, FEWEST, TOKENS, agreements, changes, tokens_of
+from editkit.data.doctor.direction import FEWEST, LEAST_CLEAR, TOKENS, agreements, changes, decided_from, tokens_of
 from editkit.data.doctor.hashes import THUMBNAIL
 
 COUNT = 700
@@ -33,9 +33,10 @@ def test_exchanged_pairs_disagree_and_what_words_do_not_tell_stays_undecided(wor
     exchanged = np.arange(COUNT) % 41 == 1
     thumbs[exchanged] = thumbs[exchanged][:, ::-1]
     agreement = agreements(tokens, thumbs, np.ones(COUNT, bool))
+    clear = decided_from(agreement)
     says = np.arange(COUNT) % 4 != 0
-    assert (agreement[exchanged & says] < -CLEAR).all()
-    assert (agreement[~exchanged & says] > CLEAR).all()
+    assert (agreement[exchanged & says] < -clear).all()
+    assert (agreement[~exchanged & says] > clear).all()
     assert np.abs(agreement[~says]).mean() < 0.3 * np.abs(agreement[says]).mean()
 
 
@@ -53,3 +54,15 @@ def test_what_captions_gain_and_lose_has_opposite_signs() -> None:
     assert len(there) == TOKENS
     assert sorted(there) == sorted(-back)
     assert not tokens_of([], "the same", "the same").any()
+
+
+def test_it_decides_less_where_it_errs_more() -> None:
+    rng = np.random.default_rng(0)
+    true = np.where(rng.random(5000) < 0.03, -1, 1)  # three in a hundred are exchanged
+    sure = (true * rng.normal(0.5, 0.1, 5000)).astype(np.float32)
+    assert decided_from(sure) == LEAST_CLEAR
+    unsure = (true * rng.normal(0.1, 0.1, 5000)).astype(np.float32)
+    clear = decided_from(unsure)
+    assert 0.03 < clear < 0.3
+    assert ((unsure < -clear) & (true > 0)).mean() < 0.025  # of 0.16 by the sign alone
+    assert decided_from(np.full(3, np.nan, np.float32)) == 1.0

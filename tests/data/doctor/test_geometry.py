@@ -26,6 +26,14 @@ def found_in(pair: EditPair, *, masked: bool, **how: float):
     return None if stands(source, target, mask) else find_motion(source, target, mask)
 
 
+@pytest.mark.parametrize(("dx", "dy"), [(1, 0), (0, -2), (3, 3)])
+def test_whole_pixels_along_an_axis_are_no_hiding_place(pairs: list[EditPair], dx: int, dy: int) -> None:
+    for pair in pairs:
+        found = found_in(pair, masked=True, dx=dx, dy=dy)
+        assert found is not None
+        assert (-found.transform.dx, -found.transform.dy) == pytest.approx((dx, dy), abs=0.3)
+
+
 def test_an_edit_alone_moves_nothing(pairs: list[EditPair]) -> None:
     assert [found_in(p, masked=masked) for p in pairs for masked in (True, False)] == [None] * 2 * len(pairs)
 
