@@ -20,6 +20,7 @@ import resource
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,17 @@ def build(folder: Path, name: str, **numbers: int) -> Path:
     return out
 
 
-def measure(folder: Path, pairs: int, size: int, share: float, seed: int, workers: int | None) -> dict[str, Any]:
+def measure(
+    folder: Path, pairs: int, size: int, share: float, seed: int, workers: int | None, bare: bool = False
+) -> dict[str, Any]:
     """Plants, diagnoses, compares."""
     ours = build(folder, "planted", train=pairs, test=max(20, pairs // 10), size=size, seed=seed)
     held = build(folder, "evaluation", train=0, test=max(20, pairs // 20), size=size, seed=seed + 1)
     train, test = (list(_all(open_dataset(str(ours), s))) for s in ("train", "test"))
     evaluation = list(_all(open_dataset(str(held), "test")))
     faulty, planted = plant(train, test, evaluation, share, seed)
+    if bare:
+        faulty = [replace(pair, mask=None, source_caption="", target_caption="") for pair in faulty]
     splits = {"train": InMemory("planted", "train", faulty), "test": InMemory("planted", "test", test)}
     sets = {"evaluation": [InMemory("evaluation", "test", evaluation)]}
     diagnosis = diagnose(splits, evaluation_sets=sets, workers=workers)
@@ -126,6 +131,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="px")
     parser.add_argument("--share", type=float, default=0.02, help="of the pairs, in which each kind is planted")
     parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--bare", action="store_true", help="take masks and captions away, as most data sets have none")
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--folder", type=Path, default=None, help="where the pairs are built and found again")
     parser.add_argument("--index", type=int, nargs="+", default=None)
@@ -135,7 +141,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as place:
         folder = options.folder or Path(place)
-        result = measure(folder, options.pairs, options.size, options.share, options.seed, options.workers)
+        result = measure(folder, options.pairs, options.size, options.share, options.seed, options.workers, options.bare)
     print(json.dumps(result, indent=1))
 
 

@@ -34,9 +34,9 @@ _ARRAYS = {
     "TRANSPOSE": lambda a: np.swapaxes(a, 0, 1),
     "TRANSVERSE": lambda a: np.swapaxes(np.rot90(a, 2), 0, 1),
 }
-SIDE, CELLS = 64, 16  # px to which pictures are brought, and cells in which their edges are compared
-CLEARER = 0.2  # by which the correlation of the edges must be better when turned
-AGREEING = 0.45  # and what it must be then
+SIDE, CELLS = 64, 16  # px to which pictures are brought, and cells in which their layouts are compared
+CLEARER = 0.12  # by which the correlation of the layouts must be better when turned
+AGREEING = 0.35  # and what it must be then
 SUSPECTED = 0.05  # the first, for a turn that EXIF gives a reason to look for
 UNLIKELY = 0.05  # by which a mirrored turn must be better than a plain one
 # An edit that asks for it is no fault; nor is one that asks to move the whole picture.
@@ -71,13 +71,19 @@ def how_stored(picture: Picture) -> Stored:
     return Stored(orientation if 1 <= orientation <= 8 else 1, image.info.get("icc_profile") or b"", image.mode)
 
 
-def edge_map(image: Image.Image) -> Map:
-    """Where a picture has edges, whatever their contrast: (CELLS, CELLS), of mean 0 and length 1."""
-    edges = channels(small(image, (SIDE, SIDE)))[1]
+def layout(image: Image.Image) -> Map:
+    """Where a picture has edges, whatever their contrast, and where which colours: (4, CELLS, CELLS).
+
+    The edges on the one hand and the colours on the other have mean 0 and together length 1, so that products are correlations:
+    an edit of colours leaves the first, one of shapes the second.
+    """
+    pixels = small(image, (SIDE, SIDE))
     step = SIDE // CELLS
-    cells = edges.reshape(CELLS, step, CELLS, step).mean((1, 3))
-    cells -= cells.mean()
-    return cells / max(float(np.linalg.norm(cells)), 1e-6)
+    cells = np.concatenate([channels(pixels)[1:], pixels]).reshape(4, CELLS, step, CELLS, step).mean((2, 4))
+    cells -= cells.mean((1, 2), keepdims=True)
+    for part in (cells[:1], cells[1:]):
+        part /= max(float(np.linalg.norm(part)), 1e-6) * np.sqrt(2)
+    return cells
 
 
 def find_turn(source: Image.Image, target: Image.Image, *, quarter: bool = False, suspected: str = "") -> str:
@@ -88,12 +94,12 @@ def find_turn(source: Image.Image, target: Image.Image, *, quarter: bool = False
         quarter: look for quarter turns only, because the one is as wide as the other is high.
         suspected: an operation that EXIF gives a reason to look for; less evidence is enough for it.
     """
-    first, second = edge_map(source), edge_map(target)
+    first, second = layout(source), layout(target)
     now = AGREEING - CLEARER if quarter else float((first * second).sum())
     if now >= 1 - SUSPECTED:
         return ""
     names = [n for n in TURNS if not quarter or n not in ("ROTATE_180", "FLIP_LEFT_RIGHT", "FLIP_TOP_BOTTOM")]
-    shares = {name: float((first * _ARRAYS[name](second)).sum()) for name in names}
+    shares = {name: float((first * np.stack([_ARRAYS[name](part) for part in second])).sum()) for name in names}
     # Of a symmetrical picture a mirrored turn looks the same: the plain one is likelier.
     best = max(names, key=lambda name: shares[name] - (0.0 if name.startswith("ROTATE") else UNLIKELY))
     if suspected in shares and shares[suspected] >= max(shares[best] - UNLIKELY, now + SUSPECTED):
