@@ -7,6 +7,7 @@ kind of fault in its own share of the training pairs, and prints JSON:
     false_alarms        of the pairs in which nothing was planted, the share that is called so
     on_other_faults     pairs with another planted fault that are called so too
     pairs_per_s         examined a second, all processes together, and with what only all pairs together can tell
+    cpu_ms_a_pair       of all processes, which other work on the machine does not change
 
 `--index N ...` measures instead how long the search for pictures that are alike takes among N random ones.
 """
@@ -69,6 +70,7 @@ def measure(
         faulty = [replace(pair, mask=None, source_caption="", target_caption="") for pair in faulty]
     splits = {"train": InMemory("planted", "train", faulty), "test": InMemory("planted", "test", test)}
     sets = {"evaluation": [InMemory("evaluation", "test", evaluation)]}
+    before = _cpu_seconds()
     diagnosis = diagnose(splits, evaluation_sets=sets, workers=workers)
     named: dict[int, set[str]] = {}
     for finding in (*diagnosis.items, *diagnosis.notes):
@@ -96,6 +98,7 @@ def measure(
         "direction": facts["direction"],
         "pairs_per_s": round(facts["examples"] / facts["seconds_examining"], 1),
         "pairs_per_s_in_all": round(facts["examples"] / facts["seconds"], 1),
+        "cpu_ms_a_pair": round(1000 * (_cpu_seconds() - before) / facts["examples"], 2),
         "workers": workers or os.cpu_count(),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
@@ -118,6 +121,12 @@ def index_times(counts: list[int]) -> list[dict[str, Any]]:
             {"pictures": count, "seconds": round(seconds, 2), "candidates": len(met), "recall": round(hits / len(copies), 5)}
         )
     return found
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of the children that it waited for; it does not depend on what else the machine does."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 def _all(dataset: Any) -> Any:
