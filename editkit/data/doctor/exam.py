@@ -99,7 +99,9 @@ def examine(example: Example, index: int) -> Seen:
         record["content"][place] = xxhash.xxh3_64_intdigest(image.tobytes(), seed=image.width)
         record["thumb"][place] = thumbnail(image)
     if record["pictures"] == 2:
-        findings += _likeness(example, index, opened, record, findings)
+        alike = list(_likeness(example, index, opened, record, findings))
+        findings += alike
+        record["flawed"] |= bool(alike)  # what coding changes has no direction
     return Seen(findings, record, example.category if isinstance(example, EditPair) else "")
 
 

@@ -35,8 +35,8 @@ _ARRAYS = {
     "TRANSVERSE": lambda a: np.swapaxes(np.rot90(a, 2), 0, 1),
 }
 SIDE, CELLS = 64, 16  # px to which pictures are brought, and cells in which their layouts are compared
-CLEARER = 0.12  # by which the correlation of the layouts must be better when turned
-AGREEING = 0.35  # and what it must be then
+CLEARER = 0.1  # by which the correlation of the layouts must be better when turned
+AGREEING = 0.3  # and what it must be then
 SUSPECTED = 0.05  # the first, for a turn that EXIF gives a reason to look for
 UNLIKELY = 0.05  # by which a mirrored turn must be better than a plain one
 # An edit that asks for it is no fault; nor is one that asks to move the whole picture.
