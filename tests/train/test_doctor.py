@@ -53,7 +53,7 @@ def faulty(workplace: Path) -> dict[str, str]:
     """Writes mine.toml; key of each faulty pair -> its fault."""
     rng, planted = Random(1), {}
     pairs = [replace(p, score=0.8) for p in sample_edits(36, seed=31, split="train", size=48) if p.category == "expression"]
-    pairs += [replace(p, score=0.8) for p in sample_edits(60, seed=32, split="train", size=48) if p.category == "colour"]
+    pairs += [replace(p, score=0.8) for p in sample_edits(100, seed=32, split="train", size=48) if p.category == "colour"]
     pairs = [replace(pair, key=f"pair-{number:03d}") for number, pair in enumerate(pairs)]
     for number, kind in enumerate(PLANTED):
         planted[pairs[number].key] = kind
