@@ -61,17 +61,26 @@ def build(
 
 
 @app.command
-def check(what: str, /, *, json: Json = False) -> int:
+def check(
+    what: str,
+    /,
+    *,
+    leaks_from: Annotated[
+        list[str] | None, Parameter(name="--leaks-from", negative="", help="An evaluation set that must not be in it.")
+    ] = None,
+    fix: Annotated[str | None, Parameter(help="New folder for a copy without the faults, as [fix] of the spec says.")] = None,
+    json: Json = False,
+) -> int:
     """Check a recipe, a data spec or a data set, without training.
 
-    Leaves with 0 when nothing was found, with 1 when something was.
+    Leaves with 0 when there are no errors, with 1 when there are; warnings and notes are printed and change nothing.
 
     Example: editkit check data_specs/avatar_edits.toml
     """
     with quick_imports():
         from editkit.train.check import check as run_check
 
-    return run_check(what, json=json)
+    return run_check(what, json=json, leaks_from=leaks_from or [], fix=fix)
 
 
 @app.command

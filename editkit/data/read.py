@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from editkit.data.combine import Limited
-from editkit.data.examples import CaptionedImage, Dataset, EditPair, Example
+from editkit.data.examples import SCORE, CaptionedImage, Dataset, EditPair, Example
 from editkit.data.formats import open_foreign
 from editkit.data.pictures import Picture
 from editkit.data.row_groups import (
@@ -224,6 +224,7 @@ def _edit_pair(row: Mapping[str, Any]) -> EditPair:
         source_facts=json.loads(row["source_facts"]),
         target_facts=json.loads(row["target_facts"]),
         licence=row["licence"],
+        scores={} if row.get(SCORE) is None else {SCORE: row[SCORE]},
     )
 
 
