@@ -45,7 +45,7 @@ def write_folder(folder: Path, pairs: list) -> None:
             if getattr(pair, role).data:
                 (folder / f"{pair.key}-{role}.png").write_bytes(getattr(pair, role).data)
         rows.append({"name": pair.key, "before": f"{pair.key}-source.png", "after": f"{pair.key}-target.png",
-                     "text": list(pair.instructions), "kind": pair.category, "score": pair.scores[SCORE]})  # fmt: skip
+                     "text": list(pair.instructions), "kind": pair.category, "score": pair.scores.get(SCORE)})  # fmt: skip
     (folder / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
