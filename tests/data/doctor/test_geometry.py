@@ -45,7 +45,7 @@ def test_a_shift_is_measured_below_a_pixel(pairs: list[EditPair], far: float, an
     found = found_in(pairs[which], masked=True, dx=dx, dy=dy)
     assert found is not None
     assert found.kind == "shift"
-    assert (-found.transform.dx, -found.transform.dy) == pytest.approx((dx, dy), abs=0.25)
+    assert (-found.transform.dx, -found.transform.dy) == pytest.approx((dx, dy), abs=0.4)
 
 
 @given(st.sampled_from([-1, 1]), st.floats(0.025, 0.1), st.integers(0, 7))
@@ -54,7 +54,7 @@ def test_a_zoom_is_told_from_a_shift(pairs: list[EditPair], sign: int, zoom: flo
     found = found_in(pairs[which], masked=True, zoom=sign * zoom)
     assert found is not None
     assert found.kind == "zoom"
-    assert -found.transform.zoom == pytest.approx(sign * zoom, abs=0.008)
+    assert -found.transform.zoom == pytest.approx(sign * zoom, abs=0.015), "half a pixel at the edge"
 
 
 @given(st.sampled_from([-1, 1]), st.floats(1.5, 10), st.integers(0, 7))
