@@ -288,8 +288,8 @@ def test_a_process_killed_at_any_moment_leaves_whole_checkpoints(tmp_path: Path)
             assert state["step"] >= reached, "a checkpoint that was reported as saved is lost"
             assert same(state, state_at(state["step"]))
             assert len(steps(tmp_path)) <= 3
-    assert reached > 3
-    assert unfinished >= 3, "the kills hit moments between two checkpoints"
+    assert reached > 20
+    assert unfinished >= 10, "the kills hit moments between two checkpoints"
 
 
 TOUCHES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")  # what Python reports of a process's files
