@@ -7,6 +7,7 @@ import difflib
 import json
 import os
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 
@@ -28,20 +29,34 @@ def new_run_folder(name: str) -> Path:
     return folder
 
 
-@contextlib.contextmanager
-def hold_run(folder: Path) -> Generator[Path, None, None]:
-    """The run for this process alone while the block runs; the system lets go of it when the process dies.
+def hold_run(folder: Path) -> AbstractContextManager[None]:
+    """The run for this process alone while the block runs.
 
     Raises:
         UserError: another process trains it.
     """
-    lock = FileLock(folder / ".lock", blocking=False)
+    return hold(folder / ".lock", f"{folder}: another process is training this run; wait for it, or stop it first")
+
+
+@contextlib.contextmanager
+def hold(lock_file: Path, busy: str, patience_s: float = 0.0) -> Generator[None, None, None]:
+    """Lets one process at a time into the block; the system lets go of the lock when the process dies.
+
+    Args:
+        lock_file: stays where it is.
+        busy: what is said when another process has it.
+        patience_s: how long to wait for it.
+
+    Raises:
+        UserError: `busy`.
+    """
+    lock = FileLock(lock_file)
     try:
-        lock.acquire()
+        lock.acquire(timeout=patience_s)
     except Timeout:
-        raise UserError(f"{folder}: another process is training this run; wait for it, or stop it first") from None
+        raise UserError(busy) from None
     try:
-        yield folder
+        yield
     finally:
         lock.release()
 

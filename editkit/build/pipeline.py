@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
-from filelock import FileLock, Timeout
 
 from editkit.build.card import write_card
 from editkit.build.engine import Engine, engine_of
@@ -28,6 +27,7 @@ from editkit.data.spec import DataSpec, data_folder, load_spec, spec_hash
 from editkit.errors import UserError
 from editkit.progress import progress
 from editkit.recipe.schema import Section
+from editkit.runs import hold
 
 LOCK_S = 2.0  # the workers of a build that was killed let go of its lock when they notice
 
@@ -127,11 +127,9 @@ def build_spec(path: Path, out: Path | None, limit: int = 0, engine: str | Engin
     if out.exists() and not (out / "dataset.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: found something that is not a data set; choose another folder with --out")
     out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out.with_name(f".{out.name}.lock"), timeout=LOCK_S):
-            return _build(spec, path, builder, out, limit, engine)
-    except Timeout as error:
-        raise UserError(f"{out}: another process is building it; wait for it, or name another folder with --out") from error
+    busy = f"{out}: another process is building it; wait for it, or name another folder with --out"
+    with hold(out.with_name(f".{out.name}.lock"), busy, LOCK_S):
+        return _build(spec, path, builder, out, limit, engine)
 
 
 def _build(spec: DataSpec, path: Path, builder: Any, out: Path, limit: int, engine: Engine) -> Path:

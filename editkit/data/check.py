@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from PIL import Image, ImageChops
 
-from editkit.data.examples import AnyExample, CaptionedImage, Dataset, EditPair, pictures_of
+from editkit.data.examples import AnyExample, Dataset, EditPair, all_texts, pictures_of
 from editkit.data.pictures import PictureError
 from editkit.errors import UserError
 from editkit.progress import progress
@@ -86,8 +86,7 @@ def check_example(example: AnyExample, index: int) -> Iterator[Finding]:
         except PictureError as error:
             kind = "orphan" if error.why == "is missing" else "unreadable"
             yield Finding(kind, example.key, f"{role} {error}", index)
-    texts = example.captions if isinstance(example, CaptionedImage) else example.instructions
-    if not any(t.strip() for t in texts):
+    if not any(t.strip() for t in all_texts(example)):
         yield Finding("empty text", example.key, "has no caption" if "image" in opened else "has no instruction", index)
     if isinstance(example, EditPair) and {"source", "target"} <= opened.keys():
         yield from _compare(example, opened, index)

@@ -98,6 +98,11 @@ class Dataset(Protocol[E_co]):
     def __getitem__(self, index: int) -> E_co: ...
 
 
+def all_texts(example: AnyExample) -> tuple[str, ...]:
+    """The texts of an example: its captions, or its instructions."""
+    return example.captions if isinstance(example, CaptionedImage) else example.instructions
+
+
 def pictures_of(example: AnyExample) -> Sequence[tuple[str, Picture]]:
     """The pictures of an example with their roles, for checks that open every one."""
     if isinstance(example, CaptionedImage):

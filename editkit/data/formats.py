@@ -12,7 +12,7 @@ from typing import Any
 
 from editkit.data.archives import WebDatasetRows, find_archives
 from editkit.data.cells import Cells, is_empty, mask_of, number_at, pictures_at, text_at, texts_at
-from editkit.data.examples import AnyExample, CaptionedImage, Dataset, EditPair, EditRequest, pictures_of
+from editkit.data.examples import AnyExample, CaptionedImage, Dataset, EditPair, EditRequest, all_texts, pictures_of
 from editkit.data.fields import MISSING, find
 from editkit.data.folders import image_rows, need_folder, pair_rows, place, unnamed_files
 from editkit.data.hub import hub_rows
@@ -306,8 +306,7 @@ class RemoteRows(RowDataset):
 
 def _fingerprint(example: AnyExample) -> Iterator[bytes]:
     """What a data set's hash covers: key, texts, and every byte of the pictures that can be read."""
-    texts = example.captions if isinstance(example, CaptionedImage) else example.instructions
-    yield json.dumps([example.key, list(texts)]).encode()
+    yield json.dumps([example.key, list(all_texts(example))]).encode()
     for role, picture in pictures_of(example):
         try:
             yield role.encode() + hashlib.sha256(picture.read_bytes()).digest()

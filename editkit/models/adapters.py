@@ -131,14 +131,14 @@ def save_adapter(unet: Any, folder: Path) -> None:
 
     The LoRA kinds go into diffusers' format, which pipelines read; the others into peft's, because diffusers has none.
     """
+    from diffusers import StableDiffusionInstructPix2PixPipeline  # slow, and nothing before the export needs it
+
     folder.mkdir(parents=True, exist_ok=True)
     config, state = unet.peft_config["default"], get_peft_model_state_dict(unet)
     if isinstance(config, LoraConfig):
         # In peft's names: diffusers' older ones exist for the attention alone, and its loader takes a file to be all in the
         # one or all in the other, so that a file with both would lose the attention's layers without a word.
         layers = {k: v.contiguous() for k, v in state.items()}
-        from diffusers import StableDiffusionInstructPix2PixPipeline  # nothing before the export needs it
-
         # Without the configuration a loader takes alpha = rank, and the adapter would have another strength.
         facts = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
         StableDiffusionInstructPix2PixPipeline.save_lora_weights(

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from editkit.data.check import Finding, Findings, check_count, check_dataset
 from editkit.data.combine import Limited
-from editkit.data.examples import CaptionedImage, Dataset, pictures_of
+from editkit.data.examples import Dataset, all_texts, pictures_of
 from editkit.data.formats import RemoteRows
 from editkit.data.pictures import Picture, PictureError
 from editkit.data.plan import as_lines, describe
@@ -173,7 +173,7 @@ def _write_sheet(dataset: Dataset[Any], findings: Findings) -> Path:
     images, captions = [], []
     for index in [*faulty, *sound]:
         example = dataset[index]
-        text = (example.captions if isinstance(example, CaptionedImage) else example.instructions)[0]
+        text = all_texts(example)[0]
         wrong = "; ".join(f"{i.kind.upper()}: {i.why}" for i in by_index.get(index, []))
         for role, picture in pictures_of(example)[:2]:
             images.append(_thumbnail(picture))

@@ -3,8 +3,9 @@
 Computed: the networks' parameters, gradients, optimiser state, averages, and a pass of the method's own loss over fake
 tensors (`editkit.train.rehearsal`), which gives activations, gradients, operations and their sizes. On the CPU what the C
 library keeps of freed memory is replayed (`editkit.train.heap`). Measured: what the interpreter and the libraries take
-(`measured.json`), and the machine's speed (`editkit.train.machines`). Left out: the workspaces inside a kernel, the judge
-of a preview, and on accelerators the driver's own memory and fragmentation.
+(`measured.json`), and the machine's speed (`editkit.train.machines`). Calibrated on measured rows: what libraries add when they
+are first used, the workspaces of kernels, and what a preview takes beyond its networks. Left out on accelerators: the
+workspaces, the driver's own memory and fragmentation.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def estimate(
 
     Args:
         recipe: the resolved one.
-        machine: None = this one, probed in half a second.
+        machine: None = this one, which is probed.
         source: where the recipe was written, for messages.
         dataset: its training examples, where they are open already.
 

@@ -7,7 +7,7 @@ into which its kernels unpack it layer by layer, and counted by the bytes that a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from editkit.data.buckets import batch_sizes, make_buckets
 from editkit.data.draws import Draws
-from editkit.data.examples import Dataset
+from editkit.data.examples import Dataset, all_texts
 from editkit.methods import method_class
 from editkit.methods.protocol import Batch, Method
 from editkit.models import family
@@ -141,7 +141,7 @@ def _make(
 ) -> tuple[Method, list[nn.Module]]:
     """The method over fake networks, prepared as `prepare_run` does it, and all networks there are."""
     networks, kind = family(recipe.model.family), method_class(recipe.method.name)
-    texts = [t for i in range(min(FEW_TEXTS, len(dataset))) for t in _texts(dataset[i])]
+    texts = [t for i in range(min(FEW_TEXTS, len(dataset))) for t in all_texts(dataset[i])]
     made = recipe
     if recipe.train.base in BYTES_A_NUMBER:
         made = recipe.model_copy(update={"train": recipe.train.model_copy(update={"base": "bf16"})})
@@ -165,10 +165,6 @@ def _make(
 def _kernel(fused: bool) -> str:
     """The attention of the CPU; or torch's fused kernel, whose saved tensors are those of an accelerator's."""
     return "sdpa" if fused else "auto"
-
-
-def _texts(example: Any) -> Sequence[str]:
-    return getattr(example, "captions", None) or example.instructions
 
 
 def _largest_batch(recipe: Recipe) -> tuple[int, int, int]:

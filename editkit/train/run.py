@@ -88,7 +88,7 @@ def train_here(recipe: Recipe, source: Source | None, resumed: Path | None) -> P
         with process_group(choose_device()) as rank:
             setup = prepare_run(recipe, source)
             run = resumed or Path(on_first(lambda: str(new_run_folder(recipe.name))))
-            on_first(lambda: str(held.enter_context(hold_run(run))))
+            on_first(lambda: held.enter_context(hold_run(run)))
             session = _Session(setup, run, resumed is not None)
             with _explaining_the_disk(run):
                 session.run()

@@ -13,7 +13,7 @@ import torch
 from editkit.data.cache import weights_hash
 from editkit.data.check import audit_pictures
 from editkit.data.combine import Concatenated
-from editkit.data.examples import Dataset
+from editkit.data.examples import Dataset, all_texts
 from editkit.data.keep_out import open_kept_out, refuse_evaluation
 from editkit.data.prepare import PrepareParams
 from editkit.data.read import open_dataset
@@ -142,8 +142,7 @@ def describe(setup: Setup) -> dict[str, Any]:
 
 def _texts(dataset: Dataset[Any]) -> Iterable[str]:
     for i in range(len(dataset)):
-        example = dataset[i]
-        yield from getattr(example, "captions", None) or example.instructions
+        yield from all_texts(dataset[i])
 
 
 def _check_kind(recipe: Recipe, kind: Any, dataset: Dataset[Any], place: str) -> None:

@@ -55,8 +55,8 @@ kind = "{kind}"
 licence = "as stated"
 [build]
 builder = "avatars"
-train = 1024
-test = 64
+train = {train}
+test = {test}
 size = 64
 seed = 3
 """
@@ -230,7 +230,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for kind in ("edit_pairs", "captioned_images"):
-            (folder / f"{kind}.toml").write_text(SPEC.format(kind=kind), encoding="utf-8")
+            (folder / f"{kind}.toml").write_text(SPEC.format(kind=kind, train=1024, test=64), encoding="utf-8")
             open_dataset(str(folder / f"{kind}.toml"), "train")  # built here, so that no row has the builder's memory in it
         for name in options.rows:
             kept["rows"][name] = measure(name, folder, options.steps)

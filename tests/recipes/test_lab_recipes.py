@@ -10,22 +10,11 @@ import pytest
 from editkit.models.locate import LAB
 from editkit.recipe.load import load_recipe
 from editkit.train.run import train
+from tests.bench.memory import SPEC
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted([*(ROOT / "recipes").glob("*.toml"), *(ROOT / "recipes" / "lab").glob("*.toml")])
 
-SPEC = """\
-format = 1
-name = "{kind}"
-kind = "{kind}"
-licence = "as stated"
-[build]
-builder = "avatars"
-train = 16
-test = 6
-size = 64
-seed = 3
-"""
 SMALL = [
     "train.steps=3", "train.batch_size=4", "train.accumulate=1", "train.log_every=1", "train.save_every=2",
     "train.preview_every=2", "train.precision=fp32", "evaluate.pairs=4", "evaluate.preview_pairs=4",
@@ -50,7 +39,7 @@ def settings(path: Path, tiny: Path) -> list[str]:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_three_steps_of_every_lab_recipe(path: Path, workplace: Path, tiny_sd: Path) -> None:
     for kind in ("edit_pairs", "captioned_images"):
-        (workplace / f"{kind}.toml").write_text(SPEC.format(kind=kind))
+        (workplace / f"{kind}.toml").write_text(SPEC.format(kind=kind, train=16, test=6))
     run = train(str(path), settings(path, tiny_sd))
     facts = json.loads((run / "run.json").read_text())
     assert (facts["state"], facts["steps"]) == ("done", 3)
@@ -64,7 +53,7 @@ def test_three_steps_of_every_lab_recipe(path: Path, workplace: Path, tiny_sd: P
 
 
 def test_the_published_recipe_runs_end_to_end_on_a_small_model(workplace: Path, tiny_sd: Path) -> None:
-    (workplace / "edit_pairs.toml").write_text(SPEC.format(kind="edit_pairs"))
+    (workplace / "edit_pairs.toml").write_text(SPEC.format(kind="edit_pairs", train=16, test=6))
     overrides = [
         f"model.base={tiny_sd}", "data.train=edit_pairs.toml", "data.resolution=32", "train.steps=2", "train.batch_size=2",
         "train.accumulate=2", "train.precision=fp32", "evaluate.steps=2", "evaluate.pairs=2", "data.workers=2",

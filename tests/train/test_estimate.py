@@ -30,9 +30,7 @@ SMALL = Machine("a small device", "cuda", 2**20, {"float32": 1e12}, 1e11, 1e-6, 
 
 @pytest.fixture
 def recipe_of(workplace: Path, tiny_sd: Path):
-    (workplace / "pairs.toml").write_text(
-        SPEC.format(kind="edit_pairs").replace("train = 1024", "train = 8").replace("= 64\nsize", "= 4\nsize")
-    )
+    (workplace / "pairs.toml").write_text(SPEC.format(kind="edit_pairs", train=8, test=4))
 
     def make(*overrides: str):
         wanted = [f"model.base={tiny_sd}", "data.train=pairs.toml", "train.batch_size=4", "evaluate.pairs=0", *overrides]
@@ -52,7 +50,7 @@ def test_the_peak_is_within_a_tenth_of_what_was_measured(
     folder = tmp_path_factory.getbasetemp() / "estimated"  # the data sets are built once
     folder.mkdir(exist_ok=True)
     for kind in ("edit_pairs", "captioned_images"):
-        (folder / f"{kind}.toml").write_text(SPEC.format(kind=kind).replace("train = 1024", "train = 16"))
+        (folder / f"{kind}.toml").write_text(SPEC.format(kind=kind, train=16, test=64))
     monkeypatch.chdir(folder)
     found = estimate_row(ROWS[name], folder).peak / 2**20
     assert found == pytest.approx(ROWS[name]["peak_MiB"], rel=0.10)
