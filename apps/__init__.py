@@ -6,7 +6,7 @@ import importlib
 
 from editkit.errors import UserError
 
-APPS = {"edit": "apps.edit"}
+APPS = {"edit": "apps.edit", "pairs": "apps.pairs"}
 
 
 def launch(which: str, run: str | None, host: str, port: int) -> None:
@@ -14,7 +14,7 @@ def launch(which: str, run: str | None, host: str, port: int) -> None:
 
     Args:
         which: a key of `APPS`.
-        run: what to load; None = the page's default.
+        run: what to load, a model or a data set; None = the page's default.
         host: address to listen on.
         port: port to listen on.
     """

@@ -49,7 +49,7 @@ def build(
     *,
     out: Annotated[str | None, Parameter(help="Folder to write; default data/NAME.")] = None,
     limit: Annotated[int, Parameter(help="Examples a split at most; 0 = all.")] = 0,
-    engine: Annotated[str, Parameter(help="Where the work runs: local.")] = "local",
+    engine: Annotated[str, Parameter(help="Where the work runs: local, or ray (a cluster).")] = "local",
 ) -> None:
     """Build the data set that a data spec describes.
 
@@ -61,17 +61,27 @@ def build(
 
 
 @app.command
-def check(what: str, /, *, json: Json = False) -> int:
+def check(
+    what: str,
+    /,
+    *,
+    leaks_from: Annotated[
+        list[str] | None, Parameter(name="--leaks-from", negative="", help="An evaluation set that must not be in it.")
+    ] = None,
+    fix: Annotated[str | None, Parameter(help="New folder for a copy without the faults, as [fix] of the spec says.")] = None,
+    json: Json = False,
+) -> int:
     """Check a recipe, a data spec or a data set, without training.
 
-    Leaves with 0 when nothing was found, with 1 when something was.
+    Leaves with 0 when there are no errors; with 1 when there are, or when this machine cannot train the recipe. Warnings and
+    notes are printed and change nothing.
 
     Example: editkit check data_specs/avatar_edits.toml
     """
     with quick_imports():
         from editkit.train.check import check as run_check
 
-    return run_check(what, json=json)
+    return run_check(what, json=json, leaks_from=leaks_from or [], fix=fix)
 
 
 @app.command
@@ -116,8 +126,10 @@ def evaluate(
     with quick_imports():
         from editkit.evaluate.run import evaluate as run_evaluation
         from editkit.evaluate.scores import print_scores
+        from editkit.progress import alone
 
-    result = run_evaluation(run, bench=bench, pairs=pairs)
+    with alone(json):
+        result = run_evaluation(run, bench=bench, pairs=pairs)
     _report(result, json, print_scores)
 
 
@@ -138,13 +150,16 @@ def demo(
     which: str = "edit",
     /,
     *,
-    run: Annotated[str | None, Parameter(help="A run, lab:NAME or a Hub id; default: latest, else shipped.")] = None,
+    run: Annotated[
+        str | None, Parameter(help="A run, lab:NAME or a Hub id; of pairs, a data set. Default: the latest.")
+    ] = None,
     host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Port to listen on.")] = 7860,
 ) -> None:
-    """Try an editor in the browser.
+    """Try an editor in the browser, or look through the pairs of a data set and decide about them.
 
     Example: editkit demo edit --run latest
+    Example: editkit demo pairs --run data_specs/avatar_edits.toml
     """
     from apps import launch
 
@@ -153,20 +168,20 @@ def demo(
 
 @app.command
 def publish(
-    run: str,
+    what: str,
     /,
     *,
     repo: Annotated[str, Parameter(help="USER/NAME on the Hub.")],
     private: Annotated[bool, Parameter(negative="", help="Make the repository private.")] = False,
     dry_run: Annotated[bool, Parameter(negative="", help="Write the folder, upload nothing.")] = False,
 ) -> None:
-    """Publish a run on the Hub, with a card that says what happened.
+    """Publish a run, or a data set by its folder or spec, on the Hub, with a card that says what happened.
 
     Example: editkit publish latest --repo me/avatar-editor
     """
-    from editkit.publish.hub import publish as publish_run
+    from editkit.publish.hub import publish as publish_anything
 
-    print(publish_run(run, repo, private=private, dry_run=dry_run))
+    print(publish_anything(what, repo, private=private, dry_run=dry_run))
 
 
 @app.command

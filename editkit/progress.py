@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Generator
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
@@ -41,6 +41,18 @@ def progress(total: int, label: str, done: int = 0) -> Generator[Bar, None, None
         yield from _on_terminal(total, label, done)
     else:
         yield _Lines(total, label, done)
+
+
+@contextlib.contextmanager
+def alone(asked: bool) -> Generator[TextIO, None, None]:
+    """Where a program reads stdout, what is said on the way goes to stderr; yields the stdout that is left for the answer.
+
+    Args:
+        asked: whether one does.
+    """
+    stdout = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr) if asked else contextlib.nullcontext():
+        yield stdout
 
 
 class _Silent:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 FROZEN = {
     "train": {"--set", "--resume", "--dry-run"},
     "build": {"--out", "--limit", "--engine"},
-    "check": {"--json"},
+    "check": {"--leaks-from", "--fix", "--json"},
     "edit": {"--run", "--out", "-o", "--text-guidance", "--image-guidance", "--steps", "--seed"},
     "eval": {"--bench", "--pairs", "--json"},
     "compare": {"--json"},

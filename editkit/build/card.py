@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
@@ -25,6 +26,7 @@ def write_card(folder: Path) -> None:
         license="other",
         task_categories=["image-to-image" if manifest["kind"] == "edit_pairs" else "text-to-image"],
         size_categories=_size_category(sum(manifest["counts"].values())),
+        configs=configs(manifest["counts"]),
     )
     lines = [
         f"# {manifest['name']}",
@@ -45,6 +47,12 @@ def write_card(folder: Path) -> None:
     lines += ["## Licences", "Every example states its own.", _table(("licence", "examples", "credit"), licences)]
     lines += ["## Spec", f"```json\n{json.dumps(manifest['spec'], indent=1)}\n```", f"sha256 `{manifest['sha256']}`"]
     DatasetCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(lines) + "\n").save(folder / "README.md")
+
+
+def configs(splits: Iterable[str]) -> list[dict[str, Any]]:
+    """Which files are the data, for `datasets.load_dataset`, which would take dataset.json for some too."""
+    files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits]
+    return [{"config_name": "default", "data_files": files}]
 
 
 def _write_sheet(folder: Path, kind: str) -> None:

@@ -1,4 +1,4 @@
-"""Where the work of a build runs: processes of this machine."""
+"""Where the work of a build runs: processes of this machine, or a cluster (`editkit.build.ray_engine`)."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ class Engine(Protocol):
 
     processes: int
 
-    def run(self, function: Callable[[T], R], tasks: Iterable[T], most: int = 0) -> Iterator[R]:
-        """The results as they come, in no order; tasks are taken no faster than they are done.
+    def run(self, function: Callable[[T], R], tasks: Iterable[T], most: int = 0, accelerated: bool = False) -> Iterator[R]:
+        """The results as they come, in no order.
 
         Args:
             function: of a module, so that other processes find it.
             tasks: what can be pickled.
             most: processes at most; 0 = as many as there are.
+            accelerated: each computes on an accelerator, where there is one.
         """
         ...
 
@@ -54,7 +55,10 @@ class LocalEngine:
         self.processes = processes or usable_cores()
         self._pools: dict[int, ProcessPoolExecutor] = {}
 
-    def run(self, function: Callable[[T], R], tasks: Iterable[T], most: int = 0) -> Iterator[R]:
+    def run(self, function: Callable[[T], R], tasks: Iterable[T], most: int = 0, accelerated: bool = False) -> Iterator[R]:
+        """See `Engine`; tasks are taken no faster than they are done."""
+        if accelerated and _has_accelerator():
+            most = 1  # several would be in each other's way
         processes = min(self.processes, most or self.processes)
         pool = self._pools.get(processes) or self._started(processes)
         flight: set[Future[R]] = set()
@@ -102,9 +106,19 @@ def usable_cores() -> int:
 
 def engine_of(name: str) -> Engine:
     """The engine that `--engine` names."""
-    if name != "local":
-        raise UserError(f'--engine: found "{name}"; expected "local"')
-    return LocalEngine()
+    if name == "local":
+        return LocalEngine()
+    if name == "ray":
+        from editkit.build.ray_engine import RayEngine
+
+        return RayEngine()
+    raise UserError(f'--engine: found "{name}"; expected "local" or "ray"')
+
+
+def _has_accelerator() -> bool:
+    import torch
+
+    return torch.accelerator.is_available()
 
 
 def _begin_worker() -> None:

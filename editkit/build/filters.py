@@ -46,6 +46,7 @@ class FilterPairs:
     clip_version: str
     name = "filter"
     processes = 0
+    accelerated = False
     schema = FILTERED
     part_size = 0
 

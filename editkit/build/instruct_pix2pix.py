@@ -12,14 +12,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from editkit.build.filters import FilterOptions, FilterPairs
-from editkit.build.render import RenderOptions, RenderPairs, version_of
+from editkit.build.render import RenderOptions, RenderPairs
 from editkit.build.stages import Gathering, Stage
 from editkit.build.teachers.chat import ChatOptions, ChatTeacher
 from editkit.build.teachers.grammar import GrammarTeacher
+from editkit.build.teachers.local import LocalOptions, LocalTeacher
 from editkit.build.teachers.protocol import Propose, Teacher
 from editkit.build.text_filters import SelectTexts
 from editkit.data.spec import DataSpec
 from editkit.errors import UserError
+from editkit.models.locate import version_of
 from editkit.recipe.schema import NonNegativeInt, PositiveInt, Section
 
 
@@ -39,7 +41,7 @@ class InstructPix2PixBuilder:
         train: NonNegativeInt  # proposals asked for; fewer pairs of prompts, or more pairs of pictures, come out
         test: NonNegativeInt
         seed: int = 0
-        propose: Annotated[GrammarOptions | ChatOptions, Field(discriminator="teacher")]
+        propose: Annotated[GrammarOptions | ChatOptions | LocalOptions, Field(discriminator="teacher")]
         render: RenderOptions
         filter: FilterOptions
 
@@ -79,4 +81,6 @@ class InstructPix2PixBuilder:
         propose = self._options.propose
         if isinstance(propose, ChatOptions):
             return ChatTeacher.of(propose, self._options.seed, self.counts())
+        if isinstance(propose, LocalOptions):
+            return LocalTeacher.of(propose, self._options.seed, self.counts())
         return GrammarTeacher(self._options.seed)

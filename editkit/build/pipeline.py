@@ -20,8 +20,9 @@ import pyarrow as pa
 from editkit.build.card import write_card
 from editkit.build.engine import Engine, engine_of
 from editkit.build.rows import Row, parquet_schema, to_row
-from editkit.build.stages import Gathering, Part, Stage, reasons, run_stages
+from editkit.build.stages import DROPPED, Gathering, Part, Stage, reasons, run_stages
 from editkit.build.write import write_manifest, write_split
+from editkit.data.decisions import Decision, Decisions, log_of
 from editkit.data.examples import Example
 from editkit.data.spec import DataSpec, data_folder, load_spec, spec_hash
 from editkit.errors import UserError
@@ -81,6 +82,7 @@ class MakeExamples:
     spec_sha256: str
     name = "make"
     processes = 0
+    accelerated = False
     part_size = 200
 
     @property
@@ -92,6 +94,37 @@ class MakeExamples:
 
     def open(self) -> Callable[[list[Row]], list[Row]]:
         return lambda rows: [to_row(self.builder.make(row["split"], row["index"])) for row in rows]
+
+
+@dataclass(frozen=True)
+class ApplyDecisions:
+    """The last stage where people have decided about examples of this data set (see `editkit.data.decisions`)."""
+
+    decisions: Mapping[tuple[str, str], Decision]
+    digest: str
+    before: pa.Schema
+    name = "decisions"
+    processes = 0
+    accelerated = False
+    part_size = 0
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.before if DROPPED in self.before.names else self.before.append(pa.field(DROPPED, pa.string()))
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"decisions": self.digest}
+
+    def open(self) -> Callable[[list[Row]], list[Row]]:
+        return lambda rows: [self._decided(row) for row in rows]
+
+    def _decided(self, row: Row) -> Row:
+        found = self.decisions.get((row["split"], row["key"]))
+        if found is None:
+            return {**row, DROPPED: ""}
+        if found.verdict == "rejected":
+            return {**row, DROPPED: "rejected by hand"}
+        return {**row, "instructions": [found.instruction], DROPPED: ""}
 
 
 def builder_of(spec: DataSpec, source: Any) -> Any:
@@ -115,7 +148,7 @@ def build_spec(path: Path, out: Path | None, limit: int = 0, engine: str | Engin
         path: a data spec with a `[build]` table.
         out: the folder to write; an older build of ours is replaced, anything else is refused.
         limit: examples a split at most (of a generated set: prompts); 0 = as the spec says.
-        engine: "local", processes on this machine; or one made in code.
+        engine: "local", processes on this machine; "ray", a cluster; or one made in code.
 
     Returns:
         The data-set folder.
@@ -135,7 +168,11 @@ def build_spec(path: Path, out: Path | None, limit: int = 0, engine: str | Engin
 def _build(spec: DataSpec, path: Path, builder: Any, out: Path, limit: int, engine: Engine) -> Path:
     counts = {s: min(n, limit) if limit else n for s, n in builder.counts().items()}
     staged = isinstance(builder, StagedBuilder)
-    chain = builder.stages(spec) if staged else [MakeExamples(builder, spec.kind, spec_hash(spec))]
+    chain: list[Any] = [*builder.stages(spec)] if staged else [MakeExamples(builder, spec.kind, spec_hash(spec))]
+    decided = Decisions(log_of(out))
+    if decided.digest() and spec.kind == "edit_pairs":
+        print(f"{decided.path}: {', '.join(f'{n} {what}' for what, n in sorted(decided.counts().items()) if n)}")
+        chain.append(ApplyDecisions(decided.effective(), decided.digest(), chain[-1].schema))
     staging = out.with_name(out.name + ".staging")
     started = time.perf_counter()
     try:
@@ -155,6 +192,8 @@ def _build(spec: DataSpec, path: Path, builder: Any, out: Path, limit: int, engi
     with progress(sum(p.count() for p in last), f"writing {spec.name}") as bar:
         results = {split: write_split(whole, split, last, schema, bar) for split in counts}
     generation = {"teachers": builder.teachers(), "stages": funnel(made)} if staged else {}
+    if decided.digest():
+        generation["decisions"] = {"sha256": decided.digest(), **decided.counts()}
     write_manifest(whole, spec, path.name, type(builder).__name__, builder.credits(), results, generation)
     write_card(whole)
     if out.exists():

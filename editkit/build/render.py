@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal
 
@@ -19,7 +17,6 @@ from editkit.build.rows import Row
 from editkit.build.teachers.protocol import PROPOSALS
 from editkit.data.prepare import to_image
 from editkit.errors import UserError
-from editkit.models.locate import locate_model
 from editkit.models.stable_diffusion.load import Options as ModelOptions
 from editkit.models.stable_diffusion.load import load
 from editkit.models.stable_diffusion.prompt_to_prompt import PromptPair, sample_pairs
@@ -69,10 +66,8 @@ class RenderPairs:
     name = "render"
     schema = RENDERS
     part_size = 0
-
-    @property
-    def processes(self) -> int:
-        return 1 if torch.accelerator.is_available() else 0
+    processes = 0
+    accelerated = True
 
     def identity(self) -> Mapping[str, Any]:
         return {"version": VERSION, "seed": self.seed, "model_sha256": self.model_version, **self.options.model_dump()}
@@ -131,18 +126,3 @@ def _png(x_CHW: torch.Tensor) -> bytes:
     stream = io.BytesIO()
     to_image(x_CHW).save(stream, "PNG", compress_level=6)
     return stream.getvalue()
-
-
-def version_of(model: str) -> str:
-    """A hash over the files of a model, by which a provenance names its version."""
-    folder = locate_model(model)
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".bin") and p.is_file()):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        digest.update(_sha256(path))
-    return digest.hexdigest()[:16]
-
-
-def _sha256(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

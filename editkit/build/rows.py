@@ -41,6 +41,7 @@ def to_row(example: Example) -> Row:
             "source_facts": json.dumps(dict(example.source_facts)),
             "target_facts": json.dumps(dict(example.target_facts)),
             "licence": example.licence,
+            "provenance": example.provenance,
         }
     return {
         "key": example.key,

@@ -51,6 +51,11 @@ class Stage(Protocol):
         ...
 
     @property
+    def accelerated(self) -> bool:
+        """Whether it computes on an accelerator, where there is one."""
+        ...
+
+    @property
     def part_size(self) -> int:
         """Rows that the first stage is given at once; later ones are given the parts that are there."""
         ...
@@ -139,6 +144,7 @@ def run_stages(
     Returns:
         (name, parts) of every stage, in order.
     """
+    work = work.resolve()  # a worker of a cluster may begin in another folder
     key = _hash({"version": VERSION, "counts": dict(counts)})
     parts = first_parts(counts, chain[0].part_size)
     made = []
@@ -169,7 +175,7 @@ def _run_stage(stage: Stage, parts: Sequence[Part], folder: Path, engine: Engine
         kept.update(_kept(folder / part.file))
     if tasks:
         with progress(total, label, done) as bar:
-            for taken, found in engine.run(_make_part, tasks, stage.processes):
+            for taken, found in engine.run(_make_part, tasks, stage.processes, stage.accelerated):
                 kept.update(found)
                 share = {} if not kept[False] else {"kept": f"{kept[True] / sum(kept.values()):.0%}"}
                 bar.advance(taken, **share)

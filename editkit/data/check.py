@@ -1,16 +1,15 @@
-"""The pair doctor, first form: opens every picture and names what is wrong, before any training."""
+"""Whether every picture can be opened, asked before a training; `editkit.data.doctor` looks for all that may be wrong."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from PIL import Image, ImageChops
 
+from editkit.data.doctor.findings import Finding, Findings
 from editkit.data.examples import AnyExample, Dataset, EditPair, all_texts, pictures_of
 from editkit.data.pictures import PictureError
 from editkit.errors import UserError
@@ -21,35 +20,6 @@ T = TypeVar("T")
 SHOWN = 5
 BLOCK = 256  # examples in flight, so that memory does not grow with the data set
 KEEP = "keep"  # the kind of edit whose pairs are meant to be identical
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong.
-
-    Attributes:
-        kind: "orphan", "unreadable", "empty text", "identical pair", "size mismatch" or "count".
-        key: the example, or the file that no example uses.
-        why: in words.
-        index: the example's number; -1 for a file without one.
-    """
-
-    kind: str
-    key: str
-    why: str
-    index: int = -1
-
-
-@dataclass
-class Findings:
-    """What a check found."""
-
-    count: int
-    items: list[Finding] = field(default_factory=list)
-
-    @property
-    def kinds(self) -> Counter[str]:
-        return Counter(f.kind for f in self.items)
 
 
 def check_dataset(dataset: Dataset[Any], workers: int | None = None) -> Findings:

@@ -8,6 +8,8 @@ from typing import Any, Protocol, TypeVar
 
 from editkit.data.pictures import Picture
 
+SCORE = "score"  # of `EditPair.scores`: how good the pair is, as its makers say
+
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
@@ -43,7 +45,8 @@ class EditPair:
         source_facts, target_facts: true attributes of both pictures, where a world knows them.
         licence: of the pictures, as their authors state it.
         references: further pictures that the instruction speaks of, in the order in which it does.
-        scores: numbers that the data set's authors give the example, by the name of the column.
+        scores: numbers that the data set's authors give the example, by the name of the column; SCORE is the doctor's.
+        provenance: of a generated pair, how it came about, as JSON; "" = nobody wrote it down.
     """
 
     key: str
@@ -59,6 +62,7 @@ class EditPair:
     licence: str = ""
     references: tuple[Picture, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
+    provenance: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from editkit.data.archives import WebDatasetRows, find_archives
 from editkit.data.cells import Cells, is_empty, mask_of, number_at, pictures_at, text_at, texts_at
-from editkit.data.examples import AnyExample, CaptionedImage, Dataset, EditPair, EditRequest, all_texts, pictures_of
+from editkit.data.examples import SCORE, AnyExample, CaptionedImage, Dataset, EditPair, EditRequest, all_texts, pictures_of
 from editkit.data.fields import MISSING, find
 from editkit.data.folders import image_rows, need_folder, pair_rows, place, unnamed_files
 from editkit.data.hub import hub_rows
@@ -241,7 +241,8 @@ class RowDataset:
 
     def _edit(self, row: Row, key: str, turn: int, back: bool) -> EditPair | EditRequest:
         columns = self._columns
-        scores = {name: number for name in columns.scores if (number := number_at(row, name)) is not None}
+        named = {name: name for name in columns.scores} | ({SCORE: columns.score} if columns.score else {})
+        scores = {name: number for name, column in named.items() if (number := number_at(row, column)) is not None}
         mask = find(row, columns.mask) if columns.mask else None
         references = columns.references or (["references"] if self._read.layout == "pairs" else [])
         common: dict[str, Any] = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from editkit.data.combine import Limited
-from editkit.data.examples import CaptionedImage, Dataset, EditPair, Example
+from editkit.data.examples import SCORE, CaptionedImage, Dataset, EditPair, Example
 from editkit.data.formats import open_foreign
 from editkit.data.pictures import Picture
 from editkit.data.row_groups import (
@@ -24,6 +24,7 @@ from editkit.data.row_groups import (
     file_system,
     groups_of,
     is_local,
+    read_columns,
     read_metadata,
     read_row_group,
 )
@@ -147,6 +148,15 @@ class ParquetDataset:
         rows = self._resident.get(number, lambda: self._read_group(number))
         return self._make(rows[index - self._starts[number]])
 
+    def columns(self, *names: str) -> dict[str, list[Any]]:
+        """Whole columns, of those among `names` that there are: for looking over a data set without its pictures."""
+        found: dict[str, list[Any]] = {}
+        for shard in self.shards:
+            table = self._reading(f"data/{shard.rpartition('/')[2]}", lambda shard=shard: read_columns(self._fs, shard, names))
+            for name in table.column_names:
+                found.setdefault(name, []).extend(table.column(name).to_pylist())
+        return found
+
     def texts(self) -> Iterator[tuple[str, ...]]:
         """The texts of every example, in order; no pictures are read."""
         column = "instructions" if self._manifest["kind"] == "edit_pairs" else "captions"
@@ -224,7 +234,15 @@ def _edit_pair(row: Mapping[str, Any]) -> EditPair:
         source_facts=json.loads(row["source_facts"]),
         target_facts=json.loads(row["target_facts"]),
         licence=row["licence"],
+        scores=_scores(row),
+        provenance=row.get("provenance") or "",
     )
+
+
+def _scores(row: Mapping[str, Any]) -> dict[str, float]:
+    """Those that a generated pair was filtered by; and SCORE, where the set has such a column."""
+    found = json.loads(row["provenance"]).get("scores", {}) if row.get("provenance") else {}
+    return found if row.get(SCORE) is None else {**found, SCORE: row[SCORE]}
 
 
 def _captioned_image(row: Mapping[str, Any]) -> CaptionedImage:

@@ -91,6 +91,12 @@ def groups_of(shard: str, metadata: pq.FileMetaData) -> list[Group]:
     return found
 
 
+def read_columns(fs: Any, shard: str, names: Sequence[str]) -> pa.Table:
+    """Those columns of a file that it has."""
+    with opened(fs, shard) as parquet:
+        return parquet.read([name for name in names if name in parquet.schema_arrow.names])
+
+
 def read_row_group(fs: Any, group: Group, columns: Sequence[str] | None = None, *, pictures: bool = True) -> Rows:
     """Reads a row group.
 

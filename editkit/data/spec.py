@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from editkit.data.doctor.findings import KINDS
 from editkit.recipe.load import Source, load_toml_model
 from editkit.recipe.schema import Component, Fraction, Names, PositiveInt, Section
 
 FORMAT = 1
 Kind = Literal["edit_pairs", "edit_requests", "captioned_images"]
-NOT_BUILT_FROM = {"role", "get", "expect", "unverified", "notes"}  # keys that change nothing of what a builder makes
+# Keys that change nothing of what a builder makes.
+NOT_BUILT_FROM = {"role", "get", "expect", "unverified", "notes", "check", "fix"}
 
 
 class Build(Component):
@@ -40,6 +43,7 @@ class Columns(Section):
     category: str = ""
     source_caption: str = ""
     target_caption: str = ""
+    score: str = ""  # how good the pair is, for the doctor's "low score"
     image: str = "image"
     caption: Names = "caption"  # a text or a list of texts
     key: str = ""  # "" = the row's number or the file's stem
@@ -49,7 +53,8 @@ class Columns(Section):
     def names(self, kind: str) -> dict[str, list[str]]:
         """What is read for a kind of example, and from which columns; the needed ones first."""
         needed = {"edit_pairs": ["source", "instruction", "target"], "edit_requests": ["source", "instruction"]}
-        pairs = ["inverse", "references", "mask", "category", "source_caption", "target_caption", "key", "group", "scores"]
+        captions = ["source_caption", "target_caption"]
+        pairs = ["inverse", "references", "mask", "category", *captions, "key", "group", "score", "scores"]
         wanted = ["image", "caption", "key", "group"] if kind == "captioned_images" else [*needed[kind], *pairs]
         return {name: listed for name in wanted if (listed := as_list(getattr(self, name)))}
 
@@ -152,6 +157,35 @@ class Split(Section):
     test: Annotated[Fraction, Field(lt=1)] = 0.05
 
 
+def _are_kinds(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in KINDS:
+            near = difflib.get_close_matches(name, KINDS, 1)
+            hint = f'did you mean "{near[0]}"?' if near else f"expected some of {', '.join(KINDS)}"
+            raise ValueError(f'found "{name}"; {hint}')
+    return names
+
+
+Kinds = Annotated[list[str], AfterValidator(_are_kinds)]
+
+
+class Check(Section):
+    """What `editkit check` compares with. Paths are relative to the spec file."""
+
+    leaks_from: list[str] = []  # data sets or specs whose pictures must not be in the training split
+    min_score: float | None = None  # None = far below most of the data set's own
+
+
+class Fix(Section):
+    """What `editkit check SPEC --fix FOLDER` does in the copy that it writes; what is not named stays as it is.
+
+    A finding whose kind is in `repair` is repaired where that is possible; else it is dropped where its kind is in `drop`.
+    """
+
+    repair: Kinds = [name for name, kind in KINDS.items() if kind.repair and name != "swapped"]
+    drop: Kinds = [name for name, kind in KINDS.items() if kind.severity == "error"]
+
+
 class DataSpec(Section):
     """A data spec; exactly one of `[build]` and `[read]`."""
 
@@ -169,6 +203,8 @@ class DataSpec(Section):
     build: Build | None = None
     read: Read | None = None
     split: Split = Split()
+    check: Check = Check()
+    fix: Fix = Fix()
 
     @model_validator(mode="after")
     def _one_way(self) -> DataSpec:
@@ -185,7 +221,7 @@ def load_spec(path: str | Path) -> tuple[DataSpec, Source]:
 
 
 def spec_hash(spec: DataSpec) -> str:
-    """A hash of what a spec says, by which a built folder knows what it was built from."""
+    """A hash of what a spec says of the data, by which a built folder knows what it was built from."""
     said = spec.model_dump(mode="json", exclude=NOT_BUILT_FROM)
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from editkit.errors import UserError
@@ -32,6 +33,17 @@ def locate_model(base: str, *, weights: bool = True) -> Path:
     if base.count("/") == 1 and not base.startswith((".", "/", "~")):
         return _download(base, weights)
     raise UserError(f'found no model at "{base}"; expected lab:NAME, a folder, a run or a Hub id such as user/name')
+
+
+def version_of(model: str) -> str:
+    """A hash over the weights and configurations of a model, by which a provenance names its version."""
+    folder = locate_model(model)
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".bin") and p.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def _download(repo: str, weights: bool) -> Path:

@@ -1,4 +1,4 @@
-"""`editkit publish`: a finished run to a repository on the Hub."""
+"""`editkit publish`: a finished run, or a data set, to a repository on the Hub."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import httpx2
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, constants, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetInfo, HfApi, ModelInfo, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
 from editkit.errors import UserError
 from editkit.models import METADATA
 from editkit.publish.card import write_card
+from editkit.publish.dataset import MANIFEST, find_dataset, stage_dataset
 from editkit.publish.export import FinishedRun, read_run, stage_files
 
 HUBS_OWN = ".gitattributes"  # in every repository that the Hub makes
@@ -29,13 +32,44 @@ REASONS = {
 }
 
 
-def publish(run: str, repo: str, *, private: bool = False, dry_run: bool = False) -> str:
-    """Uploads a run's model or adapter with its card, as one commit: all of it arrives, or nothing.
+@dataclass(frozen=True, slots=True)
+class _Parcel:
+    """What goes up.
+
+    Attributes:
+        folder: the run or the data set.
+        what: it, as `stage` takes it.
+        kind: of the repository.
+        marker: the file by which a repository is known as one that editkit published.
+        beside: where it is staged, on the file system of the folder: weights and shards may be larger than what fits into the
+            system's folder for temporary files.
+        dry_run: the folder that a dry run leaves.
+    """
+
+    folder: Path
+    what: FinishedRun | Path
+    kind: Literal["model", "dataset"]
+    marker: str
+    beside: Path
+    dry_run: Path
+
+
+def _parcel_of(what: str) -> _Parcel:
+    dataset = find_dataset(what)
+    if dataset is not None:
+        beside = dataset.resolve().parent
+        return _Parcel(dataset, dataset, "dataset", MANIFEST, beside, beside / f"{dataset.resolve().name}.publish")
+    run = read_run(what)
+    return _Parcel(run.folder, run, "model", METADATA, run.folder, run.folder / "publish")
+
+
+def publish(what: str, repo: str, *, private: bool = False, dry_run: bool = False) -> str:
+    """Uploads a run's model or adapter, or a data set, with its card, as one commit: all of it arrives, or nothing.
 
     The Hub is the one of `HF_ENDPOINT`, and the token that of `HF_TOKEN` or of `hf auth login`.
 
     Args:
-        run: a run folder, its name, or "latest".
+        what: a run folder, its name, or "latest"; a data-set folder, or the spec that it was built from.
         repo: "user/name"; a repository that editkit published before is replaced, any other one is left alone.
         private: make the repository private.
         dry_run: write the folder that would be uploaded, say what is in it, and ask nobody.
@@ -46,25 +80,25 @@ def publish(run: str, repo: str, *, private: bool = False, dry_run: bool = False
     Raises:
         UserError: nothing to publish, a bad name, no token, no right, or no connection. The token is never part of a message.
     """
-    finished = read_run(run)
+    parcel = _parcel_of(what)
     _check_name(repo)
     if dry_run:
-        staging = finished.folder / "publish"
+        staging = parcel.dry_run
         shutil.rmtree(staging, ignore_errors=True)
-        for path in stage(finished, repo, staging):
+        for path in stage(parcel.what, repo, staging):
             print(f"{path.stat().st_size:>12,}  {path.relative_to(staging)}")
         return str(staging)
     token = _token()
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/"), token=token)
-    # Beside the weights, which may be larger than what fits into the system's folder for temporary files.
-    with tempfile.TemporaryDirectory(dir=finished.folder, prefix=".publish-") as temporary:
+    with tempfile.TemporaryDirectory(dir=parcel.beside, prefix=".publish-") as temporary:
         staging = Path(temporary) / "upload"
-        files = stage(finished, repo, staging)
+        files = stage(parcel.what, repo, staging)
         _refuse_secret(files, token)
         with _asking(api.endpoint, f'"{repo}" was not made'):
-            url = api.create_repo(repo, private=private or None, exist_ok=True)
+            url = api.create_repo(repo, private=private or None, exist_ok=True, repo_type=parcel.kind)
         with _asking(api.endpoint, f'nothing was written to "{repo}"'):
-            there = _files_there(api.model_info(repo), repo, private)
+            found = api.dataset_info(repo) if parcel.kind == "dataset" else api.model_info(repo)
+            there = _files_there(found, parcel.marker, repo, private)
             added = {str(path.relative_to(staging)): path for path in files}
             size = sum(path.stat().st_size for path in files)
             print(f"uploading {len(added)} files, {size / 1e6:.1f} MB, to {url}", file=sys.stderr)
@@ -72,15 +106,25 @@ def publish(run: str, repo: str, *, private: bool = False, dry_run: bool = False
                 repo,
                 [CommitOperationDelete(name) for name in sorted(there - added.keys())]
                 + [CommitOperationAdd(name, path) for name, path in added.items()],
-                commit_message=f"editkit publish {finished.folder.name}",
+                commit_message=f"editkit publish {parcel.folder.name}",
+                repo_type=parcel.kind,
             )
     return str(url)
 
 
-def stage(run: FinishedRun, repo: str, staging: Path) -> list[Path]:
-    """Puts everything that goes up into `staging`: weights with their metadata, recipe, samples, card; returns the files."""
-    stage_files(run, staging)
-    write_card(run, repo, staging)
+def stage(what: FinishedRun | Path, repo: str, staging: Path) -> list[Path]:
+    """Puts everything that goes up into `staging` and returns the files.
+
+    Args:
+        what: a run, of which go weights with their metadata, recipe, samples and card; or a data-set folder, which goes whole.
+        repo: "user/name".
+        staging: a folder that is not there yet.
+    """
+    if isinstance(what, Path):
+        stage_dataset(what, repo, staging)
+    else:
+        stage_files(what, staging)
+        write_card(what, repo, staging)
     return sorted(path for path in staging.rglob("*") if path.is_file())
 
 
@@ -109,10 +153,10 @@ def _refuse_secret(files: list[Path], token: str) -> None:
             raise UserError(f"{path.name} holds your token for the Hub; take it out of the run, nothing was published")
 
 
-def _files_there(info: ModelInfo, repo: str, private: bool) -> set[str]:
+def _files_there(info: ModelInfo | DatasetInfo, marker: str, repo: str, private: bool) -> set[str]:
     """The files that the upload replaces, if they are ours to replace."""
     there = {file.rfilename for file in info.siblings or ()} - {HUBS_OWN}
-    if there and METADATA not in there:
+    if there and marker not in there:
         raise UserError(f'--repo: "{repo}" is taken by something that editkit did not publish; choose another name')
     if private and not info.private:
         raise UserError(f'--private: "{repo}" is there already and public; make it private on the Hub, or choose another name')

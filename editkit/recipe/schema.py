@@ -175,6 +175,9 @@ class Train(Section):
     channels_last: bool = True  # layout of convolutions in memory; shards (fsdp, hsdp) cannot have it and are contiguous
     ema_decay: Fractions = 0.0  # 0 = no EMA; of several the first is exported, and all are kept
     post_hoc_ema: bool = False  # snapshots from which an average of any length can be made after the training
+    # Which of them is exported and judged: its length, as a share of the training; 0 = the first average of ema_decay. A run
+    # that is done takes another one with --resume RUN --set train.export_sigma_rel=0.12
+    export_sigma_rel: Annotated[float, Field(ge=0, le=0.25)] = 0.0
     log_every: PositiveInt = 10  # steps
     save_every: NonNegativeInt = 0  # steps; 0 = only at the end
     keep_last: PositiveInt = 2  # newest checkpoints on disk
@@ -190,6 +193,12 @@ class Train(Section):
     def _best_has_a_metric(self) -> Train:
         if self.keep_best and not self.best_metric.removeprefix("-"):
             raise ValueError('keep_best needs best_metric, the figure that decides; such as best_metric = "-loss"')
+        return self
+
+    @model_validator(mode="after")
+    def _exported_is_kept(self) -> Train:
+        if self.export_sigma_rel and not self.post_hoc_ema:
+            raise ValueError("export_sigma_rel is the length of an average that post_hoc_ema = true keeps; add it")
         return self
 
     @model_validator(mode="after")

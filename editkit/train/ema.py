@@ -45,23 +45,26 @@ class WeightAverage:
             _move(average, self._parameters, min(decay, (1 + self._updates) / (10 + self._updates)))
 
     @contextlib.contextmanager
-    def applied(self, decay: float | None = None) -> Generator[None, None, None]:
+    def applied(self, average: float | Mapping[str, torch.Tensor] | None = None) -> Generator[None, None, None]:
         """Puts an average in place of the weights while the block runs, tensor by tensor.
 
         Args:
-            decay: which one; None = the first, or the weights themselves where there is no average.
+            average: the decay of a kept one, or another one's tensors by parameter name; None = the first that is kept, or the
+                weights themselves where there is none.
 
         Raises:
             ValueError: no average with that decay is kept.
         """
-        if decay is None:
-            decay = next(iter(self._averages), None)
-        if decay is None:
+        if average is None:
+            average = next(iter(self._averages), None)
+        if average is None:
             yield
             return
-        if decay not in self._averages:
-            raise ValueError(f"no average with decay {decay} is kept, but {self.decays}")
-        with _in_place_of(self._parameters, self._averages[decay]):
+        if not isinstance(average, Mapping):
+            if average not in self._averages:
+                raise ValueError(f"no average with decay {average} is kept, but {self.decays}")
+            average = self._averages[average]
+        with _in_place_of(self._parameters, average):
             yield
 
     def state_dict(self) -> dict[str, Any]:

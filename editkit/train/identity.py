@@ -23,7 +23,7 @@ speed, memory, files or messages does not raise it. 1 = before checkpoints of fo
 WATCHED = (
     "format", "name", "description", "data.test", "data.keep_out", "data.workers", "data.ahead", "evaluate.*", "tracking.*",
     "parallel.*", "train.log_every", "train.save_every", "train.preview_every", "train.keep_last", "train.keep_best",
-    "train.best_metric", "train.threads", "train.resume_despite", "train.on_nonfinite",
+    "train.best_metric", "train.threads", "train.export_sigma_rel", "train.resume_despite", "train.on_nonfinite",
 )  # fmt: skip
 ENDLESS = ("constant",)  # schedules for which the number of steps changes no step
 LISTED = 20  # differences that a message lists

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from multiprocessing import connection
 from types import FrameType
@@ -16,6 +17,7 @@ from editkit.errors import UserError
 
 START = "spawn"  # a fork cannot use an accelerator that its parent has touched
 GRACE_S = 5  # for the others to end when one is lost
+STOP_S = 60  # for the others to end when one has stopped, as all were asked to
 
 
 def is_launched() -> bool:
@@ -35,10 +37,10 @@ def launch(processes: int, work: Callable[..., object], *arguments: Any) -> None
         UserError: a process was lost or failed; the others were ended.
         KeyboardInterrupt: the processes were asked to stop, and did.
     """
-    mistakes = mp.get_context(START).SimpleQueue()
+    mistakes, stopped = mp.get_context(START).SimpleQueue(), mp.get_context(START).Event()
     context = mp.start_processes(
         _child,
-        args=(processes, _free_port(), mistakes, work, arguments),
+        args=(processes, _free_port(), mistakes, stopped, work, arguments),
         nprocs=processes,
         join=False,
         start_method=START,
@@ -57,15 +59,18 @@ def launch(processes: int, work: Callable[..., object], *arguments: Any) -> None
     try:
         ended = False
         while not ended:
-            connection.wait(list(context.sentinels))
+            if not connection.wait(list(context.sentinels), STOP_S if stopped.is_set() else None):
+                break  # it was elsewhere, and waits for those that have stopped
             codes = [process.exitcode for process in context.processes]  # before `join` ends the others
             ended = context.join(grace_period=GRACE_S)
+        if stopped.is_set():
+            raise KeyboardInterrupt
     except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
         # When one is lost the others fail for want of it, and may be noticed first: what was lost comes before what failed.
-        if asked and _STOPPED in codes:
-            raise KeyboardInterrupt from None
         if not mistakes.empty():
             raise UserError(mistakes.get()) from None
+        if asked and (stopped.is_set() or -signal.SIGTERM in codes):
+            raise KeyboardInterrupt from None
         killed = [number for number, code in enumerate(codes) if code is not None and code < 0]
         if not killed and isinstance(error, mp.ProcessRaisedException):
             raise
@@ -75,15 +80,19 @@ def launch(processes: int, work: Callable[..., object], *arguments: Any) -> None
             f"process {number} of {processes} {how}, so the others were ended; go on from the last checkpoint with --resume"
         ) from None
     finally:
+        for process in context.processes:
+            if process.is_alive():
+                process.kill()
+                process.join()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-_USERS, _STOPPED = 2, 130
+_USERS = 2
 
 
 def _child(
-    rank: int, processes: int, port: int, mistakes: Any, work: Callable[..., object], arguments: tuple[Any, ...]
+    rank: int, processes: int, port: int, mistakes: Any, stopped: Any, work: Callable[..., object], arguments: tuple[Any, ...]
 ) -> None:
     os.environ |= {
         "RANK": str(rank),
@@ -96,9 +105,10 @@ def _child(
         work(*arguments)
     except UserError as error:
         mistakes.put("\n".join([str(error), *getattr(error, "__notes__", [])]))
+        sys.stdout.flush()
         os._exit(_USERS)  # the other processes cannot be waited for: they may wait for this one
     except KeyboardInterrupt:
-        os._exit(_STOPPED)
+        stopped.set()  # and an end like any other, which does not make `join` end those that are a moment behind
 
 
 def _free_port() -> int:

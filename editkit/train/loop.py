@@ -230,12 +230,16 @@ class Trainer:
         self._window = _Window()
 
     @contextlib.contextmanager
-    def shown(self, decay: float | None = None) -> Generator[None, None, None]:
-        """Puts the weights to look at and to export in place while the block runs: the average, where there is one."""
+    def shown(self, average: Mapping[str, torch.Tensor] | None = None) -> Generator[None, None, None]:
+        """Puts the weights to look at and to export in place while the block runs.
+
+        Args:
+            average: one by parameter name; None = the first of `train.ema_decay`, or the weights where there is none.
+        """
         training = self._method.trainable.training
         self._method.trainable.eval()
         try:
-            with evaluating(self._optimizer), self._average.applied(decay):
+            with evaluating(self._optimizer), self._average.applied(average):
                 yield
         finally:
             self._method.trainable.train(training)

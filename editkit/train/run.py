@@ -37,7 +37,8 @@ from editkit.train.launch import is_launched, launch
 from editkit.train.loop import Hooks, Trainer
 from editkit.train.memory import give_back_freed_memory, keep_freed_memory
 from editkit.train.parallel import Layout, process_group
-from editkit.train.ranks import on_first
+from editkit.train.post_hoc import reconstruct
+from editkit.train.ranks import on_first, together
 from editkit.train.record import PREVIEWS, Record
 from editkit.train.setup import Setup, data_facts, describe, header, make_stream, metadata, prepare_run
 from editkit.train.survey import survey
@@ -173,14 +174,22 @@ class _Session:
             # It came between two steps. Several processes may have been in different places, before the first of their steps.
             if self._saved != trainer.step and self.layout.world == 1:
                 self._save(trainer.step, trainer.state_dict())
-            self._record.finish("stopped", **self._figures())
-            print(f"\nstopped at step {trainer.step}, saved; go on with --resume {self._run}")
+            if self._stopping.cut_off:
+                self._stopped()
+            else:  # all processes are here, and none leaves while another may still hear from it
+                together(self._stopped)
             raise
         except BaseException as error:
             self._fail(error)
             raise
         finally:
             self._batches.close()
+
+    def _stopped(self) -> None:
+        self._record.finish("stopped", **self._figures())
+        step = self._trainer.step
+        at = f"at step {step}, saved" if self._saved == step else "before the first checkpoint"
+        print(f"\nstopped {at}; go on with --resume {self._run}")
 
     def _fail(self, error: BaseException) -> None:
         with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
@@ -249,7 +258,8 @@ class _Session:
 
     def _finish(self) -> None:
         setup, run, trainer, recipe = self._setup, self._run, self._trainer, self._setup.recipe
-        with trainer.shown():
+        sigma_rel = recipe.train.export_sigma_rel
+        with trainer.shown(reconstruct(run / SNAPSHOTS, sigma_rel) if sigma_rel else None):
             setup.method.finish(setup.train)
             exported = setup.method.export(run)
             (exported / METADATA).write_text(json.dumps(metadata(setup), indent=1), encoding="utf-8")
@@ -294,6 +304,7 @@ class _Stopping:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._now = False
+        self.cut_off = False  # whether it ended something at once
 
     @contextlib.contextmanager
     def at_once(self) -> Generator[None, None, None]:
@@ -307,6 +318,7 @@ class _Stopping:
     def ask(self, number: int, _: object) -> None:
         self._trainer.stop_requested = True
         if self._now:
+            self.cut_off = True
             raise KeyboardInterrupt
         print("stopping after this step", file=sys.stderr)
 

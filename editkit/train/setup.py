@@ -113,11 +113,28 @@ def check_recipe(recipe_path: str) -> dict[str, Any]:
 
     Returns:
         The run in figures; "estimate" for this machine, and "elsewhere" for named ones (`editkit.train.estimate.Estimate`).
+        Where this machine lacks what the recipe asks for, "estimate" is None and "refused" says why.
     """
     recipe, source = load_recipe(recipe_path)
-    setup = prepare_run(recipe, source)
-    here, *elsewhere = estimates(recipe, [this_machine(setup.device), *NAMED.values()], source=source, dataset=setup.train)
-    return {**describe(setup), "estimate": here, "elsewhere": elsewhere}
+    refused = _refusal_here(recipe)
+    opened = recipe
+    if refused:  # no fault of the recipe: all else is checked in numbers that every machine has
+        plain = {"precision": "fp32", "attention": "auto", "base": "fp32"}
+        opened = recipe.model_copy(update={"train": recipe.train.model_copy(update=plain)})
+    setup = prepare_run(opened, source)
+    here = [] if refused else [this_machine(setup.device)]
+    found = estimates(recipe, [*here, *NAMED.values()], source=source, dataset=setup.train)
+    facts = describe(setup) | {"precision": recipe.train.precision}
+    return {**facts, "refused": refused, "estimate": found[0] if here else None, "elsewhere": found[len(here) :]}
+
+
+def _refusal_here(recipe: Recipe) -> str:
+    """What of the numerics this machine cannot do; "" for nothing."""
+    try:
+        check_numerics(recipe.train, choose_device())
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def describe(setup: Setup) -> dict[str, Any]:

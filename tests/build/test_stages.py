@@ -35,6 +35,7 @@ class Square:
     name: str = "square"
     part_size: int = 4
     processes: int = 0
+    accelerated: bool = False
     schema = NUMBERS
 
     def identity(self) -> Mapping[str, Any]:

@@ -10,11 +10,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
 USER = "tester"  # whose token it is
+SECRET = "planted0secret0token"
+TOKEN = f"hf_{SECRET}"
 
 
 class Hub:
@@ -112,8 +114,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._create(json.loads(body))
         if path == "/api/validate-yaml":
             return self._json({"errors": [], "warnings": []})
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(preupload|commit|revision|tree|refs)(?:/.*)?)?", path):
-            return self._repository(match.group(1), match.group(2) or "revision", body)
+        path = re.sub(r"^(/api)?/datasets/", lambda found: "/api/models/" if found[1] else "/", path)  # one space of names here
+        route = r"/api/models/([^/]+/[^/]+)(?:/(preupload|commit|revision|tree|refs)(?:/[^/]+)?(?:/(.*))?)?"
+        if match := re.fullmatch(route, path):
+            return self._repository(match.group(1), match.group(2) or "revision", match.group(3) or "", body)
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
             return self._resolve(match.group(1), match.group(2))
         return self._json({"error": f"no route {path}"}, 404)
@@ -123,7 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
         name = f"{owner}/{wanted['name']}"
         if owner != USER:
             return self._json({"error": "You don't have the rights to create a model under this namespace"}, 403)
-        answer = {"url": f"{self.state.address}/{name}", "name": name, "id": name}
+        place = "datasets/" * (wanted.get("type") == "dataset") + name
+        answer = {"url": f"{self.state.address}/{place}", "name": name, "id": name}
         if name in self.state.private:
             return self._json({"error": "You already created this model repo", **answer}, 409)
         self.state.make(name, private=wanted.get("visibility") == "private")
@@ -133,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.state
         return name in hub.private and (not hub.private[name] or self.headers.get("Authorization") is not None)
 
-    def _repository(self, name: str, what: str, body: bytes) -> None:
+    def _repository(self, name: str, what: str, folder: str, body: bytes) -> None:
         hub = self.state
         if not self._readable(name):
             return self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
@@ -146,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
             branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": hub.commit(name)}
             return self._json({"branches": [branch], "converts": [], "tags": []})
         if what == "tree":
-            return self._json([{"type": "file", "path": f, "size": len(d), "oid": _oid(d)} for f, d in files.items()])
+            return self._json(_tree(files, folder, "recursive=true" in self.path.lower()))
         siblings = [{"rfilename": f} for f in files]
         facts = {"id": name, "modelId": name, "sha": hub.commit(name), "private": hub.private[name], "tags": []}
         return self._json({**facts, "siblings": siblings, "library_name": "diffusers"})
@@ -197,6 +202,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+
+
+def _tree(files: dict[str, bytes], folder: str, recursive: bool) -> list[dict[str, Any]]:
+    """What lies in a folder of a repository, with the folders in it; all the way down where that is asked for."""
+    found: dict[str, dict[str, Any]] = {}
+    for path, data in files.items():
+        below = PurePosixPath(path).relative_to(folder).parts if PurePosixPath(path).is_relative_to(folder) else ()
+        for depth in range(1, len(below)):
+            place = str(PurePosixPath(folder, *below[:depth]))
+            found[place] = {"type": "directory", "path": place, "size": 0, "oid": _oid(place.encode())}
+        if below:
+            found[path] = {"type": "file", "path": path, "size": len(data), "oid": _oid(data)}
+    return [entry for at, entry in found.items() if recursive or str(PurePosixPath(at).parent) == (folder or ".")]
 
 
 def _oid(data: bytes) -> str:

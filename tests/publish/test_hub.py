@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -23,26 +22,13 @@ from editkit.publish.export import read_run
 from editkit.publish.hub import publish, stage
 from editkit.recipe.schema import Adapter
 from tests.publish.finished import make_run, write_metadata
-from tests.publish.hub_server import Hub, serving
+from tests.publish.hub_server import SECRET, TOKEN, Hub
 from tests.tiny import picture
 
-SECRET = "planted0secret0token"
-TOKEN = f"hf_{SECRET}"
 ADAPTERS = [
     *(Adapter(name=name, rank=2, alpha=4) for name in ("lora", "rslora", "dora", "lokr", "loha")),
     Adapter(name="oft", block_size=8),
 ]
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # the tests' own setting, and the library reads it once
-    huggingface_hub.utils.close_session()  # it was made while offline
-    with serving(tmp_path / "hub", TOKEN) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.address)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield server
-    huggingface_hub.utils.close_session()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from editkit.train.checkpoint import list_checkpoints
 from tests.train.kill import differing
 from tests.train.parallel_runs import BATCHES, KINDS, begin, differences, divided, poison, train, write_recipe
 
@@ -111,6 +112,23 @@ def test_a_killed_process_ends_the_job_with_one_line_and_the_job_resumes(
     assert "process 1 of 2 was killed by SIGKILL" in said[0]
     (run,) = set(Path("runs").glob("*")) - before
     train("lora.toml", divided("ddp", 2), resume=run)
+    assert differing(run, whole) == []
+
+
+def test_processes_that_are_asked_to_end_save_the_same_step_and_go_on(place: Path) -> None:
+    changes = [*divided("fsdp", 2), "train.save_every=0", "train.steps=30"]  # so that the signal finds it at work
+    whole, _ = train("lora.toml", changes)
+    before = set(Path("runs").glob("*"))
+    child = begin("lora.toml", changes)
+    for _, moment in child.moments():
+        if moment == "step 2":
+            break
+    assert child.end(signal.SIGTERM) == 130, child.output.read_text()
+    (run,) = set(Path("runs").glob("*")) - before
+    (saved,) = list_checkpoints(run)
+    assert f"stopped at step {int(saved.name.removeprefix('step-'))}, saved" in child.output.read_text()
+    assert json.loads((run / "run.json").read_text())["state"] == "stopped"
+    train("lora.toml", changes, resume=run)
     assert differing(run, whole) == []
 
 

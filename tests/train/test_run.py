@@ -15,12 +15,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from editkit.build import build
 from editkit.errors import UserError
+from editkit.train.check import check
 from editkit.train.checkpoint import list_checkpoints, read_checkpoint
 from editkit.train.loop import Trainer
-from editkit.train.run import train
+from editkit.train.machines import NAMED
+from editkit.train.post_hoc import reconstruct
+from editkit.train.run import SNAPSHOTS, train
 from editkit.train.setup import check_recipe
 from tests.tiny import picture
 from tests.train.kill import differing
@@ -158,6 +162,18 @@ def test_a_resume_of_something_else_is_refused(recipe: str) -> None:
     assert [p.name for p in list_checkpoints(run)][-1] == "step-000002"
 
 
+def test_a_finished_run_exports_an_average_of_another_length(recipe: str) -> None:
+    changes = ["train.post_hoc_ema=true", "evaluate.text_grid=[]"]
+    run = train(recipe, changes)
+    weights = run / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    first = load_file(weights)["conv_in.weight"]
+    assert train(recipe, [*changes, "train.export_sigma_rel=0.12"], resume=str(run)) == run
+    second = load_file(weights)["conv_in.weight"]
+    (wanted,) = (a for n, a in reconstruct(run / SNAPSHOTS, 0.12).items() if n.endswith("conv_in.weight"))
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(second, wanted, rtol=0, atol=1e-7)
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(recipe: str) -> None:
     with pytest.raises(UserError, match="the weights were not touched") as stopped:
         train(recipe, ["optim.lr=1e30", "optim.warmup=0"])
@@ -170,6 +186,20 @@ def test_check_describes_a_recipe_without_training(recipe: str) -> None:
     assert facts["training examples"] == 12
     assert facts["samples"] == 48
     assert not Path("runs").exists()
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator computes in fp16")
+def test_check_estimates_for_other_machines_what_this_one_cannot_train(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = Path(recipe).read_text()
+    Path("elsewhere.toml").write_text(text.replace("[train]\n", '[train]\nprecision = "fp16"\n'))
+    assert check("elsewhere.toml", json=True) == 1
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["refused"].startswith('train.precision: found "fp16" on the CPU')
+    assert (facts["precision"], facts["estimate"], facts["training examples"]) == ("fp16", None, 12)
+    assert len(facts["elsewhere"]) == len(NAMED)
+    assert all(e["peak"] > 0 for e in facts["elsewhere"])
+    assert check("elsewhere.toml") == 1
+    assert 'not on this machine: train.precision: found "fp16"' in capsys.readouterr().out
 
 
 def test_the_wrong_kind_of_data_is_refused(recipe: str, workplace: Path) -> None:

@@ -12,17 +12,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from editkit.build.rows import Row
+from editkit.build.teachers.captions import Captions, proposal
 from editkit.build.teachers.chat_client import ChatClient, Price, Reply
-from editkit.build.teachers.protocol import key_of
 from editkit.build.teachers.replies import Replies, replies_folder
-from editkit.data.read import open_dataset
-from editkit.errors import UserError
 from editkit.recipe.schema import NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 VERSION = 1
@@ -70,37 +67,18 @@ class ChatTeacher:
 
     options: ChatOptions
     seed: int
-    captions_sha256: str
-    starts: Mapping[str, int]  # split -> its first line in a text file
+    captions: Captions
     processes = 1  # limits of rate hold for one process
+    accelerated = False
 
     @classmethod
     def of(cls, options: ChatOptions, seed: int, counts: Mapping[str, int]) -> ChatTeacher:
         """Looks whether the captions are there and enough."""
-        starts = {split: sum(list(counts.values())[:i]) for i, split in enumerate(counts)}
-        path = Path(options.captions)
-        if path.suffix == ".txt":
-            found = len(_lines(path))
-            if found < sum(counts.values()):
-                raise UserError(
-                    f"{path}: found {found} captions; expected {sum(counts.values())}, the sum of [build] train and test"
-                )
-            return cls(options, seed, hashlib.sha256(path.read_bytes()).hexdigest(), starts)
-        digests = []
-        for split, count in counts.items():
-            if not count:
-                continue
-            dataset = open_dataset(options.captions, split)
-            if len(dataset) < count:
-                raise UserError(f'{options.captions}: found {len(dataset)} examples of "{split}"; [build] asks for {count}')
-            if not hasattr(dataset[0], "captions"):
-                raise UserError(f"{options.captions}: found edit pairs; expected captioned pictures or a text file of captions")
-            digests.append(str(dataset.info.get("sha256", "")))
-        return cls(options, seed, "+".join(dict.fromkeys(digests)), starts)
+        return cls(options, seed, Captions.of(options.captions, counts))
 
     def identity(self) -> Mapping[str, Any]:
         facts = self.options.model_dump(include={"model", "prompt", "temperature", "frequency_penalty", "max_tokens"})
-        return {"name": "chat", "version": VERSION, "seed": self.seed, "captions_sha256": self.captions_sha256, **facts}
+        return {"name": "chat", "version": VERSION, "seed": self.seed, "captions_sha256": self.captions.sha256, **facts}
 
     def open(self) -> Callable[[list[Row]], list[Row]]:
         options = self.options
@@ -115,24 +93,7 @@ class ChatTeacher:
             price=price,
             ledger=folder / "ledger.jsonl",
         )
-        return partial(self._propose, client, Replies(folder / "replies.sqlite"), self._reader())
-
-    def _reader(self) -> Callable[[Row], tuple[str, str]]:
-        """From a row {"split", "index"} to (key of what the caption belongs to, caption)."""
-        path = Path(self.options.captions)
-        if path.suffix == ".txt":
-            lines = _lines(path)
-            numbered = [(f"line {number}", line) for number, line in enumerate(lines, 1)]
-            return lambda row: numbered[self.starts[row["split"]] + row["index"]]
-        opened: dict[str, Any] = {}
-
-        def read(row: Row) -> tuple[str, str]:
-            if row["split"] not in opened:
-                opened[row["split"]] = open_dataset(self.options.captions, row["split"])
-            example = opened[row["split"]][row["index"]]
-            return example.key, example.captions[0]
-
-        return read
+        return partial(self._propose, client, Replies(folder / "replies.sqlite"), self.captions.reader())
 
     def _propose(
         self, client: ChatClient, replies: Replies, read: Callable[[Row], tuple[str, str]], rows: list[Row]
@@ -166,26 +127,5 @@ class ChatTeacher:
         }
 
     def _row(self, row: Row, found: tuple[str, str], reply: Reply) -> Row:
-        parent, caption = found
-        answer = reply.answer or {"instruction": "", "edited_caption": ""}
         served = {"served_by": reply.model, "tokens_in": reply.tokens_in, "tokens_out": reply.tokens_out}
-        return {
-            "key": key_of(row),
-            "parent": parent,
-            "caption": caption,
-            "edited_caption": answer["edited_caption"].strip(),
-            "instructions": [answer["instruction"].strip()],
-            "category": "",
-            "facts": json.dumps({}),
-            "teacher": json.dumps({**self.identity(), **served}),
-            "dropped": "" if reply.answer else "no usable reply",
-        }
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"[build.propose] captions: {path} cannot be read ({error}); expected a text file, a caption a line"
-        ) from error
+        return proposal(row, *found, reply.answer, {**self.identity(), **served})

@@ -22,6 +22,7 @@ class GrammarTeacher:
 
     seed: int
     processes = 0
+    accelerated = False
 
     def identity(self) -> Mapping[str, Any]:
         return {"name": "grammar of avatars", "version": VERSION, "seed": self.seed}

@@ -33,6 +33,11 @@ class Teacher(Protocol):
         """See `editkit.build.stages.Stage`."""
         ...
 
+    @property
+    def accelerated(self) -> bool:
+        """See `editkit.build.stages.Stage`."""
+        ...
+
     def identity(self) -> Mapping[str, Any]:
         """Name, version and parameters."""
         ...
@@ -54,6 +59,10 @@ class Propose:
     @property
     def processes(self) -> int:
         return self.teacher.processes
+
+    @property
+    def accelerated(self) -> bool:
+        return self.teacher.accelerated
 
     def identity(self) -> Mapping[str, Any]:
         return {"teacher": dict(self.teacher.identity()), "part_size": self.part_size}

@@ -1,0 +1,119 @@
+"""The same build on a real Ray of this machine: the same bytes, whoever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from editkit.build.pipeline import build_spec
+from editkit.build.ray_engine import RayEngine
+from editkit.build.rows import Row
+from editkit.build.stages import run_stages
+from editkit.errors import UserError
+from tests.build.test_stages import COUNTS, Distinct, Fails, Square, _files, _marks, _run
+
+pytest.importorskip("ray", reason="the extra ray is not installed")
+
+ROOT = Path(__file__).parent.parent.parent
+SPEC = """\
+format = 1
+name = "small"
+kind = "edit_pairs"
+[build]
+builder = "avatars"
+train = 450
+test = 3
+size = 16
+seed = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def ray_engine() -> Iterator[RayEngine]:
+    engine = RayEngine(2)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Path:
+    (tmp_path / "marks").mkdir()
+    return tmp_path / "marks"
+
+
+@dataclass(frozen=True)
+class DiesOnce(Square):
+    """The first process that is given the part that begins with 8 is killed in the middle of it."""
+
+    def _make(self, rows: list[Row]) -> list[Row]:
+        died = Path(self.marks) / "died"
+        if rows[0].get("index") == 8 and not died.exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._make(rows)
+
+
+def test_the_bytes_are_those_of_the_local_engine(marks: Path, tmp_path: Path, ray_engine: RayEngine) -> None:
+    found = _run(marks, tmp_path / "cluster", ray_engine)
+    assert found == _run(marks, tmp_path / "local")
+    assert _files(tmp_path / "cluster") == _files(tmp_path / "local")
+    assert ray_engine.processes == 2
+
+
+def test_a_killed_worker_loses_and_doubles_nothing(marks: Path, tmp_path: Path, ray_engine: RayEngine) -> None:
+    run_stages([DiesOnce(str(marks))], COUNTS, tmp_path / "cluster", ray_engine, "test")
+    assert (marks / "died").exists()
+    made = {name: n for name, n in _marks(marks).items() if name.startswith("square")}
+    run_stages([Square(str(marks), name="square")], COUNTS, tmp_path / "local", ray_engine, "test")
+    assert set(made.values()) == {1}
+    assert len(made) == 4 + 2
+    assert _files(tmp_path / "cluster") == _files(tmp_path / "local")
+
+
+def test_a_mistake_in_a_worker_is_the_users_line(marks: Path, tmp_path: Path, ray_engine: RayEngine) -> None:
+    with pytest.raises(UserError, match=r"^eight is too much$"):
+        run_stages([Fails(str(marks))], COUNTS, tmp_path / "work", ray_engine, "test")
+    run_stages([Square(str(marks))], COUNTS, tmp_path / "work", ray_engine, "test")  # what was finished is kept
+    assert set(_marks(marks).values()) == {1}
+
+
+def test_stages_that_gather_stand_between(marks: Path, tmp_path: Path, ray_engine: RayEngine) -> None:
+    made = run_stages([Square(str(marks)), Distinct()], COUNTS, tmp_path / "work", ray_engine, "test")
+    assert [name for name, _ in made] == ["square", "distinct"]
+
+
+def test_a_data_set_is_built_on_a_cluster_and_goes_on_behind_a_kill(workplace: Path) -> None:
+    Path("small.toml").write_text(SPEC)
+    command = [sys.executable, "-m", "editkit", "build", "small.toml", "--engine", "ray", "--out", "cluster"]
+    place = os.environ | {"PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen(command, env=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    work = Path("cluster.staging") / "work"
+    while child.poll() is None and not list(work.glob("*/train-*.parquet")):
+        time.sleep(0.02)
+    child.kill()
+    child.communicate()
+    kept = {p.name: p.stat().st_mtime_ns for p in work.glob("*/*.parquet")}
+    assert kept
+    done = subprocess.run(command, env=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "453 examples" in done.stdout
+    local = build_spec(Path("small.toml"), Path("local"))
+    assert _files(Path("cluster")) == _files(local)
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(workplace: Path) -> None:
+    Path("small.toml").write_text(SPEC)
+    command = [sys.executable, "-m", "editkit", "build", "small.toml", "--engine", "ray"]
+    place = os.environ | {"PYTHONPATH": str(ROOT), "RAY_ADDRESS": "127.0.0.1:9"}
+    done = subprocess.run(command, env=place, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert "--engine ray: RAY_ADDRESS=127.0.0.1:9 does not answer" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
