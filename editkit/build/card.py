@@ -45,6 +45,11 @@ def write_card(folder: Path) -> None:
         lines += ["The column `provenance` says of every example which seed, strength and scores it has."]
     licences = [(n, entry["count"], entry["credit"]) for n, entry in manifest["licences"].items()]
     lines += ["## Licences", "Every example states its own.", _table(("licence", "examples", "credit"), licences)]
+    lines += [
+        "## Rebuild",
+        "With the spec below as a file, the same bytes:",
+        f"```\neditkit build {manifest['provenance']['spec_file']}\n```",
+    ]
     lines += ["## Spec", f"```json\n{json.dumps(manifest['spec'], indent=1)}\n```", f"sha256 `{manifest['sha256']}`"]
     DatasetCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(lines) + "\n").save(folder / "README.md")
 

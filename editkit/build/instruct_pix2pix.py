@@ -1,18 +1,21 @@
 """InstructPix2Pix's way to edit pairs: `builder = "instruct_pix2pix"` (Brooks et al. 2023, section 3.1).
 
 propose: a teacher of texts writes (caption, instruction, edited caption); select: text filters; render: Prompt-to-Prompt draws
-several pairs of pictures for every pair of captions; filter: CLIP keeps those that show the change.
+several pairs of pictures for every pair of captions, or an editor edits pictures that are there; filter: CLIP keeps those that
+show the change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from editkit.build.filters import FilterOptions, FilterPairs
 from editkit.build.render import RenderOptions, RenderPairs
+from editkit.build.render_edits import EditorOptions, RenderEdits
 from editkit.build.stages import Gathering, Stage
 from editkit.build.teachers.chat import ChatOptions, ChatTeacher
 from editkit.build.teachers.grammar import GrammarTeacher
@@ -32,6 +35,12 @@ class GrammarOptions(Section):
     part_size: PositiveInt = 200
 
 
+def _renderer(given: Any) -> str:
+    """The renderer that is named, or the paper's."""
+    named = given.get("renderer", "") if isinstance(given, Mapping) else getattr(given, "renderer", "")
+    return named or "prompt_to_prompt"
+
+
 class InstructPix2PixBuilder:
     """Holds options only, so that any process can do any part."""
 
@@ -42,7 +51,10 @@ class InstructPix2PixBuilder:
         test: NonNegativeInt
         seed: int = 0
         propose: Annotated[GrammarOptions | ChatOptions | LocalOptions, Field(discriminator="teacher")]
-        render: RenderOptions
+        render: Annotated[
+            Annotated[RenderOptions, Tag("prompt_to_prompt")] | Annotated[EditorOptions, Tag("editor")],
+            Discriminator(_renderer),
+        ]
         filter: FilterOptions
 
     def __init__(self, kind: str, options: Options) -> None:
@@ -66,7 +78,7 @@ class InstructPix2PixBuilder:
             raise UserError(f'{spec.name}: found no licence; say under which one the drawn pictures are: licence = "..."')
         options = self._options
         teacher = self._teacher()
-        render = RenderPairs(options.render, options.seed, version_of(options.render.model))
+        render = self._render()
         judge = FilterPairs(options.filter, spec.licence, version_of(options.filter.clip))
         self._credits = {spec.licence: spec.credit}
         self._teachers = {
@@ -76,6 +88,19 @@ class InstructPix2PixBuilder:
         }
         select = SelectTexts(options.render.prompts_per_part)
         return [Propose(teacher, options.propose.part_size), select, render, judge]
+
+    def _render(self) -> Stage:
+        options, propose = self._options.render, self._options.propose
+        version = version_of(options.model)
+        if isinstance(options, RenderOptions):
+            return RenderPairs(options, self._options.seed, version)
+        captions = getattr(propose, "captions", "")
+        if not captions or Path(captions).suffix == ".txt":
+            raise UserError(
+                f'[build.render] renderer = "editor" edits pictures, and teacher = "{propose.teacher}" knows of none; '
+                "expected a teacher whose captions are a data set of captioned pictures"
+            )
+        return RenderEdits(options, self._options.seed, version, captions)
 
     def _teacher(self) -> Teacher:
         propose = self._options.propose

@@ -36,6 +36,7 @@ _Two = Field(min_length=2, max_length=2)
 class RenderOptions(Section):
     """The keys of `[build.render]`; the ranges are the paper's."""
 
+    renderer: Literal["prompt_to_prompt"] = "prompt_to_prompt"
     model: str  # a whole Stable Diffusion: "lab:tiny-sd", a folder, a run or a Hub id
     samples: PositiveInt = 100  # pairs of pictures drawn for every pair of prompts
     share: Annotated[list[Fraction], _Two] = [0.1, 0.9]  # of the steps, in which the target looks as the source does; drawn

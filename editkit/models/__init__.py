@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
 
 from editkit.errors import UserError
 from editkit.imports import quick_imports
 
 METADATA = "editkit.json"  # beside exported weights: how pictures are prepared and what guidance is the default
+
+# It says of every image processor that torchvision is absent; editkit's go through Pillow, with or without it.
+logging.getLogger("transformers.utils.import_utils").setLevel(logging.ERROR)
 
 FAMILIES = {
     "stable_diffusion": "editkit.models.stable_diffusion.load",

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Discriminator, Tag, ValidationError
+from pydantic.fields import FieldInfo
 
 from editkit.errors import UserError
 from editkit.recipe.migrate import migrate
@@ -234,12 +235,12 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _explain(schema: type[BaseModel], values: Any, error: Any, source: Source, prefix: Key) -> str:
-    loc = tuple(str(part) for part in error["loc"] if part not in (ONE, SEVERAL))
+    loc, around = _without_tags(schema, [str(part) for part in error["loc"] if part not in (ONE, SEVERAL)])
     key = prefix + loc
     dotted = ".".join(key)
     place = source.place(key)
     if error["type"] == "extra_forbidden":
-        known = list(_fields_at(schema, loc[:-1]))
+        known = list(around.model_fields)
         near = difflib.get_close_matches(loc[-1], known, 1, cutoff=0.5)
         elsewhere = [".".join(prefix + k) for k in _all_keys(schema) if k[-1] == loc[-1]]
         if near:
@@ -267,13 +268,36 @@ def _toml(value: Any) -> str:
         return repr(value)
 
 
-def _fields_at(schema: type[BaseModel], loc: Key) -> Mapping[str, Any]:
-    for part in loc:
-        inner = _model_of(schema.model_fields[part].annotation) if part in schema.model_fields else None
-        if inner is None:
-            break
-        schema = inner
-    return schema.model_fields
+def _without_tags(schema: type[BaseModel], loc: Sequence[str]) -> tuple[Key, type[BaseModel]]:
+    """Where an error is, without the names by which pydantic tells the members of a union; and the innermost model there."""
+    clean: list[str] = []
+    rest = iter(loc)
+    for part in rest:
+        clean.append(part)
+        info = schema.model_fields.get(part)
+        members = _tagged(info) if info is not None else {}
+        if members:
+            tag = next(rest, None)
+            schema = members.get(tag or "", schema)
+        elif info is not None and len(clean) < len(loc):
+            schema = _model_of(info.annotation) or schema
+    return tuple(clean), schema
+
+
+def _tagged(info: FieldInfo) -> dict[str, type[BaseModel]]:
+    """Tag -> model, where a field is a union whose members are told apart by one of their keys."""
+    found: dict[str, type[BaseModel]] = {}
+    discriminator = info.discriminator or next((m for m in info.metadata if isinstance(m, Discriminator)), None)
+    if discriminator is None:
+        return found
+    for member in typing.get_args(info.annotation):
+        model, *more = typing.get_args(member) if typing.get_origin(member) is typing.Annotated else (member,)
+        if isinstance(discriminator, str):
+            tags = typing.get_args(model.model_fields[discriminator].annotation)
+        else:
+            tags = [m.tag for m in more if isinstance(m, Tag)]
+        found |= {str(tag): model for tag in tags if isinstance(model, type) and issubclass(model, BaseModel)}
+    return found
 
 
 def _all_keys(schema: type[BaseModel], prefix: Key = ()) -> Iterator[Key]:

@@ -84,7 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(200, self._completion(caption, first))
 
     def _completion(self, caption: str, first: bool) -> dict[str, Any]:
-        answer: Any = {"instruction": "make it red", "edited_caption": caption.replace("blue", "red")}
+        edited = caption.replace("blue", "red") if "blue" in caption else f"{caption}, in red"
+        answer: Any = {"instruction": "make it red", "edited_caption": edited}
         content = json.dumps(answer)
         if "[malformed always]" in caption or ("[malformed once]" in caption and first):
             content = content[:-9]

@@ -148,7 +148,10 @@ def test_the_numbers_of_a_sample_depend_on_seed_proposal_and_sample_alone() -> N
     ("change", "words"),
     [
         (('teacher = "grammar"', 'teacher = "grammer"'), "grammer"),
-        (("steps = 3", "stepps = 3"), 'did you mean "steps"'),
+        (("steps = 3", "stepps = 3"), 'generated.toml:18: found unknown key "build.render.stepps"; did you mean "steps"'),
+        (("part_size = 4", "part_sizes = 4"), 'unknown key "build.propose.part_sizes"; did you mean "part_size"'),
+        (("part_size = 4", 'part_size = "x"'), 'generated.toml:13: "build.propose.part_size": found "x"'),
+        (('"grammar"', '"grammer"'), "'grammar', 'chat', 'local'"),
         (("guidance = [2.0, 6.0]", "guidance = [6.0, 2.0]"), "expected [LOWEST, HIGHEST]"),
         (("guidance = [2.0, 6.0]", "share = [0.1, 1.5]"), "share"),
         (('licence = "CC0 1.0 and CC BY 4.0"\n', ""), "found no licence"),

@@ -23,6 +23,7 @@ from editkit.build.teachers.captions import Captions, proposal
 from editkit.build.teachers.chat import PROMPT
 from editkit.errors import UserError
 from editkit.models.locate import locate_model, version_of
+from editkit.models.quiet import quiet_files
 from editkit.recipe.schema import PositiveInt, Section
 
 VERSION = 1
@@ -72,8 +73,9 @@ class LocalTeacher:
         folder = locate_model(self.options.model)
         dtype = torch.bfloat16 if self.options.precision == "bf16" else torch.float32
         try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+            with quiet_files():
+                tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
+                model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
