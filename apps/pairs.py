@@ -331,7 +331,8 @@ def launch(what: str | None, host: str = "127.0.0.1", port: int = 7860) -> None:
 
 def newest() -> str:
     """The data set of edit pairs under data/ that was built last."""
-    built = sorted(Path("data").glob("*/dataset.json"), key=lambda p: p.stat().st_mtime)
+    found = [p for p in Path("data").glob("*/dataset.json") if p.parent.suffix not in (".staging", ".publish")]
+    built = sorted(found, key=lambda p: p.stat().st_mtime)
     if not built:
         raise UserError('found no data set in data/; name one: "editkit demo pairs --run data_specs/avatar_edits.toml"')
     return str(built[-1].parent)

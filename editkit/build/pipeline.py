@@ -33,6 +33,7 @@ from editkit.runs import hold
 LOCK_S = 2.0  # the workers of a build that was killed let go of its lock when they notice
 
 BUILDERS = {
+    "describe": "editkit.build.describe:DescribeBuilder",
     "avatars": "editkit.lab.avatar_builder:AvatarBuilder",
     "instruct_pix2pix": "editkit.build.instruct_pix2pix:InstructPix2PixBuilder",
 }

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import torch
+from PIL import Image
 from pydantic import Field, model_validator
 
 from editkit.build.rows import Row
@@ -100,7 +101,7 @@ class RenderPairs:
                 dtype=torch.bfloat16 if self.options.precision == "bf16" else torch.float32,
             )
             for (row, sample, pair), source, target in zip(chunk, sources.cpu(), targets.cpu(), strict=True):
-                made.append(self._row(row, sample, pair, _png(source), _png(target)))
+                made.append(self._row(row, sample, pair, png_bytes(to_image(source)), png_bytes(to_image(target))))
         return made
 
     def request(self, row: Row, sample: int) -> PromptPair:
@@ -123,7 +124,8 @@ class RenderPairs:
         return {**row, **drawn, "source": source, "target": target, "renderer": json.dumps(renderer)}
 
 
-def _png(x_CHW: torch.Tensor) -> bytes:
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as the bytes of a file, the same for the same pixels."""
     stream = io.BytesIO()
-    to_image(x_CHW).save(stream, "PNG", compress_level=6)
+    picture.save(stream, "PNG", compress_level=6)
     return stream.getvalue()

@@ -7,7 +7,6 @@ Qwen-Image-Edit.
 from __future__ import annotations
 
 import inspect
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from pydantic import Field
 
-from editkit.build.render import RENDERS
+from editkit.build.render import RENDERS, png_bytes
 from editkit.build.rows import Row
 from editkit.data.prepare import PrepareParams, prepare
 from editkit.data.read import open_dataset
@@ -117,10 +116,4 @@ class RenderEdits:
         said = options.model_dump(include={"model", "steps", "precision", "image_guidance"})
         renderer = {"name": type(pipeline).__name__, "version": VERSION, "model_sha256": self.model_version, **said}
         drawn = {"sample": sample, "seed": seed, "share": 0.0, "guidance": guidance, "renderer": json.dumps(renderer)}
-        return {**row, **drawn, "source": _png(source), "target": _png(target)}
-
-
-def _png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=6)
-    return stream.getvalue()
+        return {**row, **drawn, "source": png_bytes(source), "target": png_bytes(target)}

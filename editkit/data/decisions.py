@@ -108,10 +108,13 @@ def log_of(where: str | Path) -> Path:
     """Where the decisions about a data set are kept.
 
     Args:
-        where: a data spec, or a data-set folder.
+        where: a data spec, a data-set folder, or its URL: of what lies behind one, they are kept under data/ here.
     """
     path = Path(where)
-    folder = data_folder(load_spec(path)[0]) if path.suffix == ".toml" else Path(os.path.normpath(path))
+    if "://" in str(where):
+        folder = Path("data") / path.name
+    else:
+        folder = data_folder(load_spec(path)[0]) if path.suffix == ".toml" else Path(os.path.normpath(path))
     return folder.with_name(folder.name + ".decisions.jsonl")
 
 

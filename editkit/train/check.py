@@ -98,7 +98,7 @@ def _check(what: str, json: TextIO | None, leaks_from: Sequence[str], fix: str |
     write_findings(findings_of(name), sums, [*diagnosis.items, *diagnosis.notes])
     fixed = None
     if fix:
-        decided = {} if "://" in what else Decisions(log_of(what)).all()
+        decided = Decisions(log_of(what)).all()
         fixed = write_fixed_copy(Path(fix), splits, diagnosis, spec.fix if spec else Fix(), what, decided)
     if json is not None:
         said = ({"spec": plan} if plan else {}) | _as_json(diagnosis, sheet, report) | ({"fixed": fixed} if fixed else {})

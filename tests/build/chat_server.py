@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent.parent
 SLOW_S = 3.0
@@ -35,6 +39,26 @@ class ChatServer:
 
     def asked(self) -> Counter[str]:
         return Counter(request["caption"] for request in self.requests())
+
+
+def _completion(content: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": content}
+    usage = {"prompt_tokens": 100, "completion_tokens": 20}
+    return {"model": "loopback-1", "choices": [{"index": 0, "message": message}], "usage": usage}
+
+
+def _difference(content: list[dict[str, Any]]) -> str:
+    """Looks at both pictures: which of the three colours grew most."""
+    means = []
+    for part in content[1:]:
+        head, _, data = part["image_url"]["url"].partition(",")
+        assert head == "data:image/png;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            means.append([sum(band.histogram()[v] * v for v in range(256)) for band in picture.convert("RGB").split()])
+    grown = [after - before for before, after in zip(*means, strict=True)]
+    colour = ("red", "green", "blue")[grown.index(max(grown))]
+    agrees = "yes" if f"more {colour}" in content[0]["text"] or "Then answer yes" in content[0]["text"] else "no"
+    return json.dumps({"instruction": f"make it more {colour}", "agrees": agrees})
 
 
 @contextmanager
@@ -64,7 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        caption = body["messages"][-1]["content"]
+        content = body["messages"][-1]["content"]
+        caption = content if isinstance(content, str) else content[0]["text"]
         with self.lock:
             self.times[caption] += 1
             first = self.times[caption] == 1
@@ -81,6 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
         if "[cut once]" in caption and first:
             self.close_connection = True
             return self.connection.close()
+        if not isinstance(content, str):
+            return self._send(200, _completion(_difference(content)))
         return self._send(200, self._completion(caption, first))
 
     def _completion(self, caption: str, first: bool) -> dict[str, Any]:
@@ -93,9 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
             content = json.dumps({"instruction": ["make", "it"], "edited_caption": 3})
         if "[empty always]" in caption:
             content = json.dumps({"instruction": " ", "edited_caption": caption + " red"})
-        message = {"role": "assistant", "content": content}
-        usage = {"prompt_tokens": 100, "completion_tokens": 20}
-        return {"model": "loopback-1", "choices": [{"index": 0, "message": message}], "usage": usage}
+        return _completion(content)
 
     def _send(self, status: int, answer: dict[str, Any]) -> None:
         data = json.dumps(answer).encode()

@@ -72,6 +72,7 @@ def test_a_line_that_is_no_decision_is_named(tmp_path: Path, line: str) -> None:
 
 def test_the_log_of_a_spec_is_that_of_its_folder(workplace: Path) -> None:
     Path("small.toml").write_text(SPEC)
+    assert log_of("s3://bucket/sets/small/") == Path("data/small.decisions.jsonl")
     assert log_of("small.toml") == log_of("data/small") == log_of("data/small/") == Path("data/small.decisions.jsonl")
 
 

@@ -6,10 +6,7 @@ was stopped, or one with another filter, asks nothing twice.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -18,9 +15,9 @@ from pydantic import Field
 
 from editkit.build.rows import Row
 from editkit.build.teachers.captions import Captions, proposal
-from editkit.build.teachers.chat_client import ChatClient, Price, Reply
-from editkit.build.teachers.replies import Replies, replies_folder
-from editkit.recipe.schema import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from editkit.build.teachers.chat_client import Reply
+from editkit.build.teachers.endpoint import Endpoint, Questions, as_json
+from editkit.recipe.schema import PositiveInt
 
 VERSION = 1
 PROMPT = """\
@@ -28,36 +25,17 @@ You write training examples for a model that edits pictures. You are given the c
 a person might ask for and that can be seen in the picture: something added, removed or replaced, another colour, material, \
 place, season, time of day or style. Answer with the instruction, as a person would type it, and with the caption of the \
 edited picture, which is the given caption changed as little as the edit allows."""
-ANSWER = {
-    "name": "edit",
-    "strict": True,
-    "schema": {
-        "type": "object",
-        "properties": {"instruction": {"type": "string"}, "edited_caption": {"type": "string"}},
-        "required": ["instruction", "edited_caption"],
-        "additionalProperties": False,
-    },
-}
+FIELDS = ("instruction", "edited_caption")
 
 
-class ChatOptions(Section):
+class ChatOptions(Endpoint):
     """The keys of `[build.propose]` with `teacher = "chat"`; temperature and penalty are the paper's."""
 
     teacher: Literal["chat"]
-    url: Annotated[str, Field(pattern=r"^https?://")]  # up to and with /v1: vLLM, llama.cpp, a vendor
-    model: str
     captions: str  # a text file with a caption a line, or a data set of captioned pictures, as a recipe's data.train has it
-    key_env: str = ""  # the environment variable that holds the key; keys stand in no spec
     prompt: str = PROMPT
     temperature: Annotated[float, Field(ge=0)] = 0.7
     frequency_penalty: float = 0.1
-    max_tokens: PositiveInt = 256
-    concurrency: PositiveInt = 8  # requests at once
-    per_minute: NonNegativeInt = 0  # requests at most; 0 = as many as it takes
-    attempts: PositiveInt = 6  # for one caption
-    timeout_s: PositiveFloat = 60.0
-    price_in: Annotated[float, Field(ge=0)] = 0.0  # for a million tokens, in whatever currency; for the ledger
-    price_out: Annotated[float, Field(ge=0)] = 0.0
     part_size: PositiveInt = 200
 
 
@@ -81,39 +59,12 @@ class ChatTeacher:
         return {"name": "chat", "version": VERSION, "seed": self.seed, "captions_sha256": self.captions.sha256, **facts}
 
     def open(self) -> Callable[[list[Row]], list[Row]]:
-        options = self.options
-        folder = replies_folder()
-        price = Price(options.price_in, options.price_out)
-        client = ChatClient(
-            options.url,
-            key_env=options.key_env,
-            per_minute=options.per_minute,
-            attempts=options.attempts,
-            timeout_s=options.timeout_s,
-            price=price,
-            ledger=folder / "ledger.jsonl",
-        )
-        return partial(self._propose, client, Replies(folder / "replies.sqlite"), self.captions.reader())
+        return partial(self._propose, Questions(self.options, "[build.propose]"), self.captions.reader())
 
-    def _propose(
-        self, client: ChatClient, replies: Replies, read: Callable[[Row], tuple[str, str]], rows: list[Row]
-    ) -> list[Row]:
-        read_rows = [read(row) for row in rows]  # one after the other: a data set reads whole groups
-        pool = ThreadPoolExecutor(self.options.concurrency)
-        try:
-            answers = list(pool.map(lambda found: self._answer(client, replies, found[1]), read_rows))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-        return [self._row(*each) for each in zip(rows, read_rows, answers, strict=True)]
-
-    def _answer(self, client: ChatClient, replies: Replies, caption: str) -> Reply:
-        body = self._body(caption)
-        key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-        known = replies.get(key)
-        if known is None:
-            known = client.ask(body, key, ("instruction", "edited_caption"))
-            replies.put(key, known)
-        return known
+    def _propose(self, questions: Questions, read: Callable[[Row], tuple[str, str]], rows: list[Row]) -> list[Row]:
+        found = [read(row) for row in rows]  # one after the other: a data set reads whole groups
+        replies = questions.answers([self._body(caption) for _, caption in found], FIELDS)
+        return [self._row(*each) for each in zip(rows, found, replies, strict=True)]
 
     def _body(self, caption: str) -> dict[str, Any]:
         return {
@@ -123,7 +74,7 @@ class ChatTeacher:
             "frequency_penalty": self.options.frequency_penalty,
             "max_tokens": self.options.max_tokens,
             "seed": self.seed,
-            "response_format": {"type": "json_schema", "json_schema": ANSWER},
+            "response_format": as_json("edit", dict.fromkeys(FIELDS, ())),
         }
 
     def _row(self, row: Row, found: tuple[str, str], reply: Reply) -> Row:

@@ -52,8 +52,18 @@ class ChatClient:
     """
 
     def __init__(
-        self, url: str, *, key_env: str, per_minute: int, attempts: int, timeout_s: float, price: Price, ledger: Path
+        self,
+        url: str,
+        *,
+        key_env: str,
+        per_minute: int,
+        attempts: int,
+        timeout_s: float,
+        price: Price,
+        ledger: Path,
+        place: str,
     ) -> None:
+        self._place = place  # the table of the spec that names all this, for messages
         self._url = f"{url.rstrip('/')}/chat/completions"
         self._attempts, self._price, self._ledger = attempts, price, ledger
         self._turn = _Turn(60 / per_minute if per_minute else 0.0)
@@ -61,7 +71,7 @@ class ChatClient:
         if key_env:
             if not os.environ.get(key_env):
                 raise UserError(
-                    f"[build.propose] key_env: found no environment variable {key_env}; put the key of the endpoint into it"
+                    f"{place} key_env: found no environment variable {key_env}; put the key of the endpoint into it"
                 )
             headers["Authorization"] = f"Bearer {os.environ[key_env]}"
         self._client = httpx2.Client(timeout=timeout_s, headers=headers)
@@ -98,7 +108,7 @@ class ChatClient:
                     problem = ""
                     continue
                 if response.status_code not in PASSING:
-                    raise UserError(f"{self._url}: {problem}; look at url, model and key_env of [build.propose]")
+                    raise UserError(f"{self._url}: {problem}; look at url, model and key_env of {self._place}")
                 wait_s = _retry_after(response, wait_s)
             if attempt + 1 < self._attempts:
                 time.sleep(wait_s)

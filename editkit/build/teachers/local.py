@@ -20,14 +20,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from editkit.build.rows import Row
 from editkit.build.teachers.captions import Captions, proposal
-from editkit.build.teachers.chat import PROMPT
+from editkit.build.teachers.chat import FIELDS, PROMPT
 from editkit.errors import UserError
 from editkit.models.locate import locate_model, version_of
 from editkit.models.quiet import quiet_files
 from editkit.recipe.schema import PositiveInt, Section
 
 VERSION = 1
-FIELDS = ("instruction", "edited_caption")
 AS_JSON = ' Answer with JSON alone: {"instruction": "...", "edited_caption": "..."}'
 ASKED, BETWEEN, DONE = "\n##\n", "\n%%\n", "\nEND"  # around the texts of a model that completes
 
