@@ -56,3 +56,11 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind)
     return stream.getvalue()
+
+
+def avatars_spec(train: int, test: int, size: int, *, name: str = "small", kind: str = "edit_pairs") -> str:
+    """A data spec of the lab's world."""
+    return (
+        f'format = 1\nname = "{name}"\nkind = "{kind}"\n[build]\nbuilder = "avatars"\n'
+        f"train = {train}\ntest = {test}\nsize = {size}\nseed = 3\n"
+    )

@@ -17,6 +17,7 @@ import pyarrow as pa
 from PIL import Image
 from pydantic import Field
 
+from editkit.build.generated import GeneratedPairs
 from editkit.build.render import png_bytes
 from editkit.build.rows import Row, parquet_schema, to_row
 from editkit.build.stages import DROPPED, Gathering, Stage
@@ -134,8 +135,10 @@ def _given(pair: EditPair) -> str:
     return next((text for text in pair.instructions if text.strip()), "")
 
 
-class DescribeBuilder:
-    """Holds options only."""
+class DescribeBuilder(GeneratedPairs):
+    """Of edit pairs, by the stages that the module names."""
+
+    builder = "describe"
 
     class Options(Section):
         """The keys of `[build]` behind `builder`."""
@@ -147,22 +150,6 @@ class DescribeBuilder:
         write: Literal["missing", "all"] = "missing"  # where the model's instruction is taken
         least: Annotated[float, Field(ge=0, le=1)] = 0.0  # agreement (yes 1, partly 0.5, no 0) below which a pair is dropped
         chat: ChatEndpoint
-
-    def __init__(self, kind: str, options: Options) -> None:
-        if kind != "edit_pairs":
-            raise UserError(f'found kind = "{kind}"; builder = "describe" makes kind = "edit_pairs"')
-        self._options = options
-        self._credits: dict[str, str] = {}
-        self._teachers: dict[str, Any] = {}
-
-    def counts(self) -> Mapping[str, int]:
-        return {"train": self._options.train, "test": self._options.test}
-
-    def credits(self) -> Mapping[str, str]:
-        return self._credits
-
-    def teachers(self) -> Mapping[str, Any]:
-        return self._teachers
 
     def stages(self, spec: DataSpec) -> Sequence[Stage | Gathering]:
         options, sums = self._options, {}

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from editkit.build.filters import FilterOptions, FilterPairs
+from editkit.build.generated import GeneratedPairs
 from editkit.build.render import RenderOptions, RenderPairs
 from editkit.build.render_edits import EditorOptions, RenderEdits
 from editkit.build.stages import Gathering, Stage
@@ -41,8 +42,10 @@ def _renderer(given: Any) -> str:
     return named or "prompt_to_prompt"
 
 
-class InstructPix2PixBuilder:
-    """Holds options only, so that any process can do any part."""
+class InstructPix2PixBuilder(GeneratedPairs):
+    """Of edit pairs, by the stages that the module names."""
+
+    builder = "instruct_pix2pix"
 
     class Options(Section):
         """The keys of `[build]` behind `builder`."""
@@ -56,22 +59,6 @@ class InstructPix2PixBuilder:
             Discriminator(_renderer),
         ]
         filter: FilterOptions
-
-    def __init__(self, kind: str, options: Options) -> None:
-        if kind != "edit_pairs":
-            raise UserError(f'found kind = "{kind}"; builder = "instruct_pix2pix" makes kind = "edit_pairs"')
-        self._options = options
-        self._credits: dict[str, str] = {}
-        self._teachers: dict[str, Any] = {}
-
-    def counts(self) -> Mapping[str, int]:
-        return {"train": self._options.train, "test": self._options.test}
-
-    def credits(self) -> Mapping[str, str]:
-        return self._credits
-
-    def teachers(self) -> Mapping[str, Any]:
-        return self._teachers
 
     def stages(self, spec: DataSpec) -> Sequence[Stage | Gathering]:
         if not spec.licence:

@@ -22,18 +22,9 @@ from editkit.data.read import open_dataset
 from editkit.errors import UserError
 from editkit.train.check import check
 from tests.apps.conftest import WAIT_MS, free_port
+from tests.tiny import avatars_spec
 
-SPEC = """\
-format = 1
-name = "small"
-kind = "edit_pairs"
-[build]
-builder = "avatars"
-train = 12
-test = 4
-size = 32
-seed = 3
-"""
+SPEC = avatars_spec(12, 4, 32)
 
 
 @pytest.fixture

@@ -19,21 +19,12 @@ from editkit.build.rows import Row
 from editkit.build.stages import run_stages
 from editkit.errors import UserError
 from tests.build.test_stages import COUNTS, Distinct, Fails, Square, _files, _marks, _run
+from tests.tiny import avatars_spec
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
 
 ROOT = Path(__file__).parent.parent.parent
-SPEC = """\
-format = 1
-name = "small"
-kind = "edit_pairs"
-[build]
-builder = "avatars"
-train = 450
-test = 3
-size = 16
-seed = 3
-"""
+SPEC = avatars_spec(450, 3, 16)
 
 
 @pytest.fixture(scope="module")

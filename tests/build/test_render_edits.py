@@ -20,18 +20,9 @@ from editkit.data.spec import load_spec
 from editkit.errors import UserError
 from editkit.models.locate import LAB
 from tests.build.chat_server import ChatServer, chat_server
+from tests.tiny import avatars_spec
 
-FACES = """\
-format = 1
-name = "faces"
-kind = "captioned_images"
-[build]
-builder = "avatars"
-train = 4
-test = 2
-size = 64
-seed = 3
-"""
+FACES = avatars_spec(4, 2, 64, name="faces", kind="captioned_images")
 SPEC = """\
 format = 1
 name = "edited"

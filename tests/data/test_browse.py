@@ -17,18 +17,9 @@ from editkit.data.browse import ANY_FINDING, NO_FINDING, Shelf, Wanted
 from editkit.data.decisions import Decision, Decisions
 from editkit.data.doctor.findings import Finding, write_findings
 from editkit.data.read import open_dataset
+from tests.tiny import avatars_spec
 
-SPEC = """\
-format = 1
-name = "small"
-kind = "edit_pairs"
-[build]
-builder = "avatars"
-train = 40
-test = 3
-size = 16
-seed = 3
-"""
+SPEC = avatars_spec(40, 3, 16)
 
 
 @pytest.fixture(scope="module")

@@ -14,18 +14,9 @@ from editkit.data.decisions import Decision, Decisions, log_of
 from editkit.data.read import open_dataset
 from editkit.errors import UserError
 from editkit.train.check import check
+from tests.tiny import avatars_spec
 
-SPEC = """\
-format = 1
-name = "small"
-kind = "edit_pairs"
-[build]
-builder = "avatars"
-train = 6
-test = 3
-size = 32
-seed = 3
-"""
+SPEC = avatars_spec(6, 3, 32)
 DECISIONS = st.builds(
     Decision,
     split=st.sampled_from(["train", "test"]),

@@ -17,18 +17,9 @@ from editkit.cli import main
 from editkit.errors import UserError
 from editkit.publish.hub import publish
 from tests.publish.hub_server import Hub
+from tests.tiny import avatars_spec
 
-SPEC = """\
-format = 1
-name = "small"
-kind = "edit_pairs"
-[build]
-builder = "avatars"
-train = 6
-test = 3
-size = 32
-seed = 3
-"""
+SPEC = avatars_spec(6, 3, 32)
 
 
 @pytest.fixture
