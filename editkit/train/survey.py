@@ -30,7 +30,7 @@ class Survey:
 
     Attributes:
         usable: numbers of the examples in the data set.
-        buckets: sizes in px.
+        buckets: sizes in px; a size comes again for examples with more pictures.
         bucket_of: the number of the bucket.
         content: SHA-256 of the bytes of each of the example's pictures.
         fits: what happens to each picture, example by example.
@@ -93,7 +93,11 @@ def survey(dataset: Dataset[Any], usable: Sequence[int], method: Method, data: D
                 found += seen
                 bar.advance(len(seen))
     contents, fits = zip(*found, strict=True)
-    return Survey(list(usable), table, [f[-1].bucket for f in fits], contents, [f for some in fits for f in some])
+    # Examples with further pictures cannot stand in a batch with those that have fewer: they have buckets of their own, behind
+    # the others.
+    counts = sorted({len(some) for some in fits})
+    bucket_of = [some[-1].bucket + len(table) * counts.index(len(some)) for some in fits]
+    return Survey(list(usable), table * len(counts), bucket_of, contents, [f for some in fits for f in some])
 
 
 def _look(example: Any, method: Method, table: Sequence[Size]) -> Seen:

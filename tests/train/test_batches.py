@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
 from collections import defaultdict
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from editkit.data.buckets import choose_bucket, make_buckets
 from editkit.data.draws import CACHED_VIEW, VIEW, Draws
-from editkit.data.pictures import PictureError
+from editkit.data.examples import EditPair
+from editkit.data.pictures import Picture, PictureError
 from editkit.data.prepare import PrepareParams, View, prepare
 from editkit.data.read import open_dataset
 from editkit.data.store import Store
@@ -108,6 +111,47 @@ def test_a_batch_is_what_prepare_makes_of_its_pictures_in_its_buckets_size(
         assert text == open_dataset(photos)[row].instructions[phrasing]
         texts.add(phrasing)
     assert texts == {0, 1}
+
+
+class WithReferences(InstructEdit):
+    """A method that is shown further pictures, as they come."""
+
+    def pictures_of(self, example: EditPair) -> list[Picture]:
+        return [example.source, *example.references, example.target]
+
+    def encode(self, pixels: torch.Tensor) -> Entry:
+        return {"pixels": pixels}
+
+
+def test_several_references_are_in_batches_of_their_kind_in_their_buckets_size(tmp_path: Path, method: InstructEdit) -> None:
+    where = write_photos(tmp_path)
+    for folder, some in (("extra", range(COUNT)), ("more", range(0, COUNT, 2))):
+        (tmp_path / folder).mkdir()
+        for number in some:
+            photo(100 + number, SHAPES[-number - 1][0]).save(tmp_path / folder / f"{number:02d}.png")
+    spec = Path(where).read_text().replace('target = "after"', 'target = "after"\nreferences = ["extra", "more"]')
+    Path(where).write_text(spec)
+    shown = copy.copy(method)
+    shown.__class__ = WithReferences
+    taken = take(batches_of(recipe_of(**PLAIN), shown, where), 16)
+    seen = set()
+    for t in taken:
+        assert t.batch["pixels"].shape[1] in (3, 4)
+        for row, at, tensors, _ in entries([t]):
+            pair = open_dataset(where)[row]
+            pixels = tensors["pixels"]
+            size = (pixels.shape[-1], pixels.shape[-2])
+            assert size == choose_size(pair.target.size())
+            coin = Draws(SEED, [at], VIEW).uniform(3)[0, 0]
+            pictures = [p.open() for p in (pair.source, *pair.references, pair.target)]
+            assert torch.equal(pixels, prepare(pictures, PrepareParams(32), View(bool(coin < 0.5)), size))
+            seen.add((row, len(pictures)))
+    assert seen == {(row, 4 if row % 2 == 0 else 3) for row in range(COUNT)}
+
+
+def choose_size(size: tuple[int, int]) -> tuple[int, int]:
+    table = make_buckets([32], 8, Buckets(sides=[32], step=8).max_aspect)
+    return table[choose_bucket(size, table)]
 
 
 @pytest.mark.parametrize("buckets", [None, Buckets(sides=[32], step=8), Buckets(sides=[16, 32], step=8, max_aspect=3.0)])
