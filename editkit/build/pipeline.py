@@ -171,7 +171,7 @@ def _build(spec: DataSpec, path: Path, builder: Any, out: Path, limit: int, engi
     staged = isinstance(builder, StagedBuilder)
     chain: list[Any] = [*builder.stages(spec)] if staged else [MakeExamples(builder, spec.kind, spec_hash(spec))]
     decided = Decisions(log_of(out))
-    if decided.digest() and spec.kind == "edit_pairs":
+    if decided.digest():
         print(f"{decided.path}: {', '.join(f'{n} {what}' for what, n in sorted(decided.counts().items()) if n)}")
         chain.append(ApplyDecisions(decided.effective(), decided.digest(), chain[-1].schema))
     staging = out.with_name(out.name + ".staging")

@@ -57,7 +57,7 @@ class RenderEdits:
     name = "render"
     schema = RENDERS
     part_size = 0
-    processes = 1  # each would hold the whole pipeline
+    processes = 0
     accelerated = True
 
     def identity(self) -> Mapping[str, Any]:
@@ -65,6 +65,7 @@ class RenderEdits:
         return {**said, "model_sha256": self.model_version, **self.options.model_dump()}
 
     def open(self) -> Callable[[list[Row]], list[Row]]:
+        torch.set_num_threads(1)  # the sums of more threads would round otherwise
         dtype = torch.bfloat16 if self.options.precision == "bf16" else torch.float32
         try:
             with quiet_files():

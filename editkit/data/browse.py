@@ -62,10 +62,11 @@ class Shelf:
         self._place = {key: number for number, key in enumerate(keys or ())}
         path = findings or findings_of(dataset.info["name"])
         self.findings: dict[int, list[Finding]] = {}
-        for finding in read_findings(path, split, str(dataset.info.get("sha256", ""))):
+        found = read_findings(path, split, str(dataset.info.get("sha256", "")))
+        self.was_checked = found is not None
+        for finding in found or ():
             if finding.index >= 0:
                 self.findings.setdefault(finding.index, []).append(finding)
-        self.was_checked = path.is_file()
 
     @property
     def finding_kinds(self) -> list[str]:

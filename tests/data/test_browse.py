@@ -57,7 +57,10 @@ def test_findings_choose(folder: Path, tmp_path: Path) -> None:
 def test_findings_of_another_version_of_the_data_are_not_shown(folder: Path, tmp_path: Path) -> None:
     dataset = open_dataset(str(folder), "train")
     write_findings(tmp_path / "f.jsonl", {"train": "another"}, [Finding("shift", "a", "so", 1, "train")])
-    assert not Shelf(dataset, "train", Decisions(tmp_path / "log.jsonl"), tmp_path / "f.jsonl").findings
+    shelf = Shelf(dataset, "train", Decisions(tmp_path / "log.jsonl"), tmp_path / "f.jsonl")
+    assert not shelf.findings
+    assert not shelf.was_checked
+    assert shelf_of(folder, tmp_path).was_checked
 
 
 def test_what_was_decided_chooses(folder: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ class LocalTeacher:
     seed: int
     captions: Captions
     model_version: str
-    processes = 1  # each would hold the whole model
+    processes = 0
     accelerated = True
 
     @classmethod
@@ -69,6 +69,7 @@ class LocalTeacher:
         return {"name": "local", "version": VERSION, "seed": self.seed, **hashes, **facts}
 
     def open(self) -> Callable[[list[Row]], list[Row]]:
+        torch.set_num_threads(1)  # the sums of more threads would round otherwise
         folder = locate_model(self.options.model)
         dtype = torch.bfloat16 if self.options.precision == "bf16" else torch.float32
         try:

@@ -142,11 +142,11 @@ def write_findings(path: Path, sums: Mapping[str, str], found: Iterable[Finding]
     staging.replace(path)
 
 
-def read_findings(path: Path, split: str, sha256: str) -> list[Finding]:
-    """The findings of one split; [] where nothing was found, or it was another version of the data that was looked at."""
+def read_findings(path: Path, split: str, sha256: str) -> list[Finding] | None:
+    """The findings of one split; None where this version of the data was not looked at."""
     if not path.is_file():
-        return []
+        return None
     with path.open(encoding="utf-8") as file:
         if json.loads(next(file, "{}")).get("sha256", {}).get(split) != sha256:
-            return []
+            return None
         return [found for line in file if (found := Finding(**json.loads(line))).split == split]
