@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image, ImageChops
+from PIL import Image
 
 from apps.page import FILES, refusal, serve
 from editkit.data.browse import ALL, ANY_FINDING, NO_FINDING, STATES, Shelf, Wanted
@@ -19,6 +20,7 @@ from editkit.data.examples import EditPair
 from editkit.data.pictures import Picture, PictureError
 from editkit.data.read import open_dataset
 from editkit.errors import UserError
+from editkit.evaluate.pictures import difference
 
 SPLITS = ("train", "test")
 MAX_INSTRUCTION = 600  # characters
@@ -129,14 +131,15 @@ class Table:
         pair, number = self._pair(seen), int(seen.numbers[seen.at])
         decision = self.decisions.of(seen.split, pair.key)
         source, target = _open(pair.source), _open(pair.target)
+        unreadable = [role for role, image in (("source", source), ("target", target)) if image is None]
         words = decision.instruction or (pair.instructions[0] if pair.instructions else "")
         place = f"**{seen.at + 1:,}** of {count:,} chosen · {tally}"
         return (
             (_save(source, "source"), _save(target, "target")) if source and target else None,
-            _difference(source, target) if source and target else None,
+            difference(source, target, AMPLIFIED) if source and target else None,
             _open(pair.mask),
             words,
-            self._facts(pair, seen.split, number, decision),
+            self._facts(pair, seen.split, number, decision, unreadable),
             place,
             seen,
         )
@@ -152,16 +155,14 @@ class Table:
         except OSError as error:
             raise refusal(f"{self.decisions.path} cannot be written ({error.strerror}); nothing was decided.") from error
 
-    def _facts(self, pair: EditPair, split: str, number: int, decision: Decision) -> str:
+    def _facts(self, pair: EditPair, split: str, number: int, decision: Decision, unreadable: Sequence[str]) -> str:
         said = {"open": "undecided"}.get(decision.verdict, decision.verdict)
         lines = [f"**{said}**{' · instruction rewritten' if decision.instruction else ''}"]
         lines.append(f"`{_plain(pair.key)}` · number {number + 1:,} of {split} · {_plain(pair.category) or 'no category'}")
         lines += [
             f"⚠ **{f.kind}**: {_plain(f.why)}. {KINDS[f.kind].advice}" for f in self.shelves[split].findings.get(number, [])
         ]
-        for role in ("source", "target"):
-            if _open(getattr(pair, role)) is None:
-                lines.append(f"⚠ the {role} cannot be read")
+        lines += [f"⚠ the {role} cannot be read" for role in unreadable]
         if decision.instruction:
             lines.append(f"before: {_plain(pair.instructions[0] if pair.instructions else '')}")
         more = [f"“{_plain(t)}”" for t in pair.instructions[1:4]]
@@ -189,11 +190,6 @@ def _open(picture: Picture | None) -> Image.Image | None:
         return picture.open().convert("RGB") if picture is not None else None
     except PictureError:
         return None
-
-
-def _difference(source: Image.Image, target: Image.Image) -> Image.Image:
-    scaled = target if source.size == target.size else target.resize(source.size)
-    return ImageChops.difference(source, scaled).point(lambda level: min(255, AMPLIFIED * level))
 
 
 def _save(image: Image.Image, role: str) -> str:

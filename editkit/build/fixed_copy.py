@@ -60,8 +60,7 @@ def write_fixed_copy(
     Raises:
         UserError: something is at `out`.
     """
-    if out.exists():
-        raise UserError(f"--fix: {out} is there already; name a folder that is not, nothing is ever overwritten")
+    refuse_existing(out)
     kind = next(iter(splits.values())).info["kind"]
     staging = out.with_name(out.name + ".staging")
     shutil.rmtree(staging, ignore_errors=True)
@@ -111,6 +110,12 @@ def write_fixed_copy(
     _write_readme(staging, manifest)
     staging.rename(out)
     return summary
+
+
+def refuse_existing(out: Path) -> None:
+    """Asked before the doctor's round too, which may take long."""
+    if out.exists():
+        raise UserError(f"--fix: {out} is there already; name a folder that is not, nothing is ever overwritten")
 
 
 def _write_readme(folder: Path, manifest: Mapping[str, Any]) -> None:

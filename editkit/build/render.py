@@ -18,6 +18,7 @@ from editkit.build.rows import Row
 from editkit.build.teachers.protocol import PROPOSALS
 from editkit.data.prepare import to_image
 from editkit.errors import UserError
+from editkit.models.precision import DTYPES, choose_device
 from editkit.models.stable_diffusion.load import Options as ModelOptions
 from editkit.models.stable_diffusion.load import load
 from editkit.models.stable_diffusion.prompt_to_prompt import PromptPair, sample_pairs
@@ -80,7 +81,7 @@ class RenderPairs:
         channels = parts.unet.config["in_channels"]
         if channels != parts.latent_channels:
             raise UserError(f"[build.render] model: found {self.options.model}, an editor; expected one that draws from text")
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+        device = choose_device()
         for module in parts.modules.values():
             module.to(device).eval()
         resolution = self.options.resolution or parts.unet.config["sample_size"] * parts.vae_scale
@@ -98,7 +99,7 @@ class RenderPairs:
                 steps=self.options.steps,
                 resolution=resolution,
                 sampler=self.options.sampler,
-                dtype=torch.bfloat16 if self.options.precision == "bf16" else torch.float32,
+                dtype=DTYPES[self.options.precision],
             )
             for (row, sample, pair), source, target in zip(chunk, sources.cpu(), targets.cpu(), strict=True):
                 made.append(self._row(row, sample, pair, png_bytes(to_image(source)), png_bytes(to_image(target))))

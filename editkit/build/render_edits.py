@@ -25,6 +25,7 @@ from editkit.data.prepare import PrepareParams, prepare
 from editkit.data.read import open_dataset
 from editkit.errors import UserError
 from editkit.models.locate import locate_model
+from editkit.models.precision import DTYPES, choose_device
 from editkit.models.quiet import quiet_files
 from editkit.recipe.schema import PositiveFloat, PositiveInt, Section
 
@@ -66,10 +67,10 @@ class RenderEdits:
 
     def open(self) -> Callable[[list[Row]], list[Row]]:
         torch.set_num_threads(1)  # the sums of more threads would round otherwise
-        dtype = torch.bfloat16 if self.options.precision == "bf16" else torch.float32
         try:
             with quiet_files():
-                pipeline = DiffusionPipeline.from_pretrained(locate_model(self.options.model), dtype=dtype)
+                folder, dtype = locate_model(self.options.model), DTYPES[self.options.precision]
+                pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"[build.render] model: {self.options.model} is no pipeline of diffusers ({reason})") from error
@@ -78,8 +79,7 @@ class RenderEdits:
             raise UserError(f"[build.render] model: {type(pipeline).__name__} takes no picture and words; expected an editor")
         if self.options.image_guidance is not None and "image_guidance_scale" not in takes:
             raise UserError(f"[build.render] image_guidance: {type(pipeline).__name__} has none; take the key out")
-        if torch.accelerator.is_available():
-            pipeline.to(torch.accelerator.current_accelerator())
+        pipeline.to(choose_device())
         pipeline.set_progress_bar_config(disable=True)
         return partial(self._render, pipeline, next((name for name in GUIDANCE if name in takes), ""))
 

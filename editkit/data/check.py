@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from PIL import Image, ImageChops
-
-from editkit.data.doctor.findings import Finding, Findings
-from editkit.data.examples import AnyExample, Dataset, EditPair, all_texts, pictures_of
+from editkit.data.doctor.findings import Finding
+from editkit.data.examples import AnyExample, Dataset, pictures_of
 from editkit.data.pictures import PictureError
 from editkit.errors import UserError
 from editkit.progress import progress
@@ -19,25 +17,6 @@ T = TypeVar("T")
 
 SHOWN = 5
 BLOCK = 256  # examples in flight, so that memory does not grow with the data set
-KEEP = "keep"  # the kind of edit whose pairs are meant to be identical
-
-
-def check_dataset(dataset: Dataset[Any], workers: int | None = None) -> Findings:
-    """Opens every picture of every example and looks for what spoils a training.
-
-    Args:
-        dataset: one split.
-        workers: threads; None = one a core.
-    """
-    findings = Findings(len(dataset))
-    with progress(len(dataset), "checking") as bar:
-        for found in _of_all(dataset, lambda example, index: list(check_example(example, index)), workers):
-            findings.items += found
-            bar.advance()
-    unnamed = getattr(dataset, "unnamed_files", None)
-    if unnamed is not None:
-        findings.items += [Finding("orphan", path, "no example uses this file") for path in unnamed()]
-    return findings
 
 
 def check_count(name: str, found: int, expected: int | None) -> list[Finding]:
@@ -45,30 +24,6 @@ def check_count(name: str, found: int, expected: int | None) -> list[Finding]:
     if expected is None or found == expected:
         return []
     return [Finding("count", name, f"found {found:,} rows, its authors say {expected:,}; is all of it here?")]
-
-
-def check_example(example: AnyExample, index: int) -> Iterator[Finding]:
-    """The findings of one example."""
-    opened: dict[str, Image.Image] = {}
-    for role, picture in pictures_of(example):
-        try:
-            opened[role] = picture.open()
-        except PictureError as error:
-            kind = "orphan" if error.why == "is missing" else "unreadable"
-            yield Finding(kind, example.key, f"{role} {error}", index)
-    if not any(t.strip() for t in all_texts(example)):
-        yield Finding("empty text", example.key, "has no caption" if "image" in opened else "has no instruction", index)
-    if isinstance(example, EditPair) and {"source", "target"} <= opened.keys():
-        yield from _compare(example, opened, index)
-
-
-def _compare(pair: EditPair, opened: dict[str, Image.Image], index: int) -> Iterator[Finding]:
-    source, target = opened["source"], opened["target"]
-    if source.size != target.size:
-        sizes = f"source {source.width} x {source.height}, target {target.width} x {target.height} px"
-        yield Finding("size mismatch", pair.key, sizes, index)
-    elif pair.category != KEEP and ImageChops.difference(source, target).getbbox() is None:
-        yield Finding("identical pair", pair.key, "source and target are the same picture", index)
 
 
 def audit_pictures(dataset: Dataset[Any], max_skipped: int) -> list[int]:
@@ -85,7 +40,7 @@ def audit_pictures(dataset: Dataset[Any], max_skipped: int) -> list[int]:
         return list(range(len(dataset)))
     broken: dict[int, PictureError] = {}
     with progress(len(dataset), "opening every picture once") as bar:
-        for index, error in enumerate(_of_all(dataset, lambda example, _: _first_error(example))):
+        for index, error in enumerate(_of_all(dataset, _first_error)):
             if error is not None:
                 broken[index] = error
             bar.advance()
@@ -94,12 +49,12 @@ def audit_pictures(dataset: Dataset[Any], max_skipped: int) -> list[int]:
     return [i for i in range(len(dataset)) if i not in broken]
 
 
-def _of_all(dataset: Dataset[Any], ask: Callable[[Any, int], T], workers: int | None = None) -> Iterator[T]:
-    """`ask(example, index)` of every example, in order. Decoding lets go of the interpreter's lock, so threads are enough."""
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+def _of_all(dataset: Dataset[Any], ask: Callable[[Any], T]) -> Iterator[T]:
+    """`ask(example)` of every example, in order. Decoding lets go of the interpreter's lock, so threads are enough."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(dataset), BLOCK):
             block = range(start, min(start + BLOCK, len(dataset)))
-            yield from pool.map(lambda index: ask(dataset[index], index), block)
+            yield from pool.map(lambda index: ask(dataset[index]), block)
 
 
 def _first_error(example: AnyExample) -> PictureError | None:

@@ -133,10 +133,9 @@ class ParquetDataset:
         if not is_local(self._fs):
             _ = self._groups
             return
-        for name, digest in self._manifest["shards"].items():
-            path = Path(self._root) / "data" / name
-            if not path.is_file() or _sha256(path) != digest:
-                raise UserError(f"{path}: is missing or not what was built; build the data set anew")
+        path = next(changed_shards(Path(self._root), self._manifest), None)
+        if path is not None:
+            raise UserError(f"{path}: is missing or not what was built; build the data set anew")
 
     def __len__(self) -> int:
         return self._manifest["counts"][self._split]
@@ -205,6 +204,14 @@ class ParquetDataset:
         except Exception as error:  # every remote file system has errors of its own
             said = str(error).partition("\n")[0] or type(error).__name__
             raise UserError(f"{self._where}: {name} cannot be read ({said}); build or upload the data set anew") from error
+
+
+def changed_shards(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
+    """Files of a data-set folder that are missing, or have another hash than the one that was written with them."""
+    for name, digest in manifest["shards"].items():
+        path = folder / "data" / name
+        if not path.is_file() or _sha256(path) != digest:
+            yield path
 
 
 def _sha256(path: Path) -> str:

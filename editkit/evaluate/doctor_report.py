@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image, ImageChops
+from PIL import Image
 
 from editkit.data.doctor.diagnose import Diagnosis
 from editkit.data.doctor.findings import KINDS, Finding
 from editkit.data.examples import Dataset, all_texts, pictures_of
 from editkit.data.pictures import Picture, PictureError
+from editkit.evaluate.pages import templates
+from editkit.evaluate.pictures import difference
+from editkit.runs import write_whole
 
 CARDS = 12  # findings of a kind that are shown with their pictures
 LISTED = 400  # that are listed
@@ -37,28 +39,24 @@ def write_doctor_report(
         groups: split or evaluation set -> the data sets that it is made of, to take the pictures from.
         what: as the user named the data set, for the commands that the report proposes.
     """
-    environment = Environment(
-        loader=PackageLoader("editkit.evaluate", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("doctor.html.jinja").render(
-        name=name,
-        what=what,
-        splits=diagnosis.splits,
-        facts=diagnosis.facts,
-        severities=_severities(diagnosis),
-        kinds=KINDS,
-        table=list(_table(diagnosis)),
-        categories=_by_category(diagnosis),
-        sections=list(_sections(diagnosis, groups)),
+    html = (
+        templates()
+        .get_template("doctor.html.jinja")
+        .render(
+            name=name,
+            what=what,
+            splits=diagnosis.splits,
+            facts=diagnosis.facts,
+            severities=_severities(diagnosis),
+            kinds=KINDS,
+            table=list(_table(diagnosis)),
+            categories=_by_category(diagnosis),
+            sections=list(_sections(diagnosis, groups)),
+        )
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(path.name + ".staging")
-    staging.write_text(html, encoding="utf-8")
-    return staging.replace(path)
+    write_whole(path, html)
+    return path
 
 
 def _severities(diagnosis: Diagnosis) -> dict[str, int]:
@@ -125,10 +123,8 @@ def _card(finding: Finding, groups: Mapping[str, Sequence[Dataset[Any]]]) -> dic
     pictures = {role: _embedded(image) for role, image in opened.items()}
     source, target = opened.get("source"), opened.get("target")
     if finding.kind in DIFFERENCES and source is not None and target is not None:
-        scaled = target if source.size == target.size else target.resize(source.size)
         factor = DIFFERENCES[finding.kind]
-        difference = ImageChops.difference(source, scaled).point(lambda level: min(255, level * factor))
-        pictures[f"difference x {factor}" if factor > 1 else "difference"] = _embedded(difference)
+        pictures[f"difference x {factor}" if factor > 1 else "difference"] = _embedded(difference(source, target, factor))
     group = finding.figures.get("other_group")
     if isinstance(group, str) and group in groups:
         other = _example(groups[group], int(finding.figures["other_index"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 _INK, _SOFT, _PAPER = "#1f2430", "#5f6878", "#f5f4f1"
 _SMALLEST_TEXT = 13  # px
@@ -20,6 +20,12 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 def enlarge(image: Image.Image, scale: int) -> Image.Image:
     """The picture `scale` times as large, every pixel a square."""
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def difference(source: Image.Image, target: Image.Image, factor: int) -> Image.Image:
+    """Where two pictures differ, `factor` times as bright; the second is scaled to the first."""
+    scaled = target if source.size == target.size else target.resize(source.size)
+    return ImageChops.difference(source, scaled).point(lambda level: min(255, level * factor))
 
 
 def wrap(text: str, width: int, font: Font) -> list[str]:

@@ -11,13 +11,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image, UnidentifiedImageError
 
 from editkit.errors import UserError
 from editkit.evaluate.charts import Curve, line_chart, read_metrics, smooth, tradeoff_chart
+from editkit.evaluate.pages import templates
 from editkit.evaluate.scores import BASELINES, FIGURES, figure
 from editkit.evaluate.tradeoff import FILE as TRADEOFF_FILE
+from editkit.runs import write_whole
 
 MEANINGS = {
     "followed": "of the attributes that the instructions change, how many the judge reads as asked",
@@ -61,13 +62,7 @@ def write_report(run: Path) -> Path:
     facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
     recipe = (run / "recipe.toml").read_text(encoding="utf-8")
     evaluation = _read_json(run / "evaluation" / "scores.json")
-    environment = Environment(
-        loader=PackageLoader("editkit.evaluate", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters |= {"figure": lambda value, name: figure(name, value), "words": lambda name: name.replace("_", " ")}
     html = environment.get_template("report.html.jinja").render(
         run=run.name,
@@ -88,9 +83,7 @@ def write_report(run: Path) -> Path:
         recipe=recipe,
     )
     path = run / "report.html"
-    staging = run / "report.html.staging"
-    staging.write_text(html, encoding="utf-8")
-    staging.replace(path)
+    write_whole(path, html)
     return path
 
 

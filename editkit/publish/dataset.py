@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,11 +9,11 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard
 
+from editkit.data.read import changed_shards
 from editkit.data.spec import data_folder, load_spec
 from editkit.errors import UserError
 
 MANIFEST = "dataset.json"
-READ_BYTES = 2**20
 
 
 def find_dataset(what: str) -> Path | None:
@@ -39,9 +38,9 @@ def stage_dataset(folder: Path, repo: str, staging: Path) -> None:
         UserError: a shard is not the one that was built, so that the card would not be true.
     """
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    for name, expected in manifest["shards"].items():
-        if not (folder / "data" / name).is_file() or _sha256(folder / "data" / name) != expected:
-            raise UserError(f"{folder}: data/{name} is missing or not as it was built; build the data set anew")
+    path = next(changed_shards(folder, manifest), None)
+    if path is not None:
+        raise UserError(f"{folder}: data/{path.name} is missing or not as it was built; build the data set anew")
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         to = staging / path.relative_to(folder)
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -66,11 +65,3 @@ def _link(path: Path, to: Path) -> None:
         os.link(path, to)
     except OSError:  # another file system, or one without links
         shutil.copy(path, to)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(READ_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from editkit.build.fixed_copy import write_fixed_copy
+from editkit.build.fixed_copy import refuse_existing, write_fixed_copy
 from editkit.data.check import check_count
 from editkit.data.combine import Limited
 from editkit.data.decisions import Decisions, log_of
@@ -66,8 +66,8 @@ def _check(what: str, json: TextIO | None, leaks_from: Sequence[str], fix: str |
         facts = check_recipe(what)
         _show(facts, json)
         return 1 if facts["refused"] else 0
-    if fix is not None and Path(fix).exists():
-        raise UserError(f"--fix: {fix} is there already; name a folder that is not, nothing is ever overwritten")
+    if fix is not None:
+        refuse_existing(Path(fix))
 
     spec = load_spec(what)[0] if "://" not in what and Path(what).suffix == ".toml" else None
     foreign = spec if spec is not None and spec.read is not None else None  # somebody else's data, not built by us

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,7 @@ from editkit.build.teachers import chat_client
 from editkit.build.teachers.chat import PROMPT, ChatOptions, ChatTeacher
 from editkit.build.text_filters import SelectTexts
 from editkit.errors import UserError
-from tests.build.chat_server import SLOW_S, ChatServer, chat_server
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatServer]:
-    with chat_server(tmp_path_factory.mktemp("chat") / "requests.jsonl") as server:
-        yield server
+from tests.build.chat_server import SLOW_S, ChatServer
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from editkit.data.examples import EditPair
 from editkit.data.pictures import Picture
 from editkit.data.read import open_dataset
 from editkit.errors import UserError
-from tests.build.chat_server import ChatServer, chat_server
+from tests.build.chat_server import ChatServer
 from tests.tiny import encoded, picture
 
 SPEC = """\
@@ -38,12 +37,6 @@ model = "any"
 side = 16
 attempts = 2
 """
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatServer]:
-    with chat_server(tmp_path_factory.mktemp("chat") / "requests.jsonl") as server:
-        yield server
 
 
 @pytest.fixture

@@ -34,12 +34,6 @@ def ray_engine() -> Iterator[RayEngine]:
     engine.close()
 
 
-@pytest.fixture
-def marks(tmp_path: Path) -> Path:
-    (tmp_path / "marks").mkdir()
-    return tmp_path / "marks"
-
-
 @dataclass(frozen=True)
 class DiesOnce(Square):
     """The first process that is given the part that begins with 8 is killed in the middle of it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from editkit.data.read import open_dataset
 from editkit.data.spec import load_spec
 from editkit.errors import UserError
 from editkit.models.locate import LAB
-from tests.build.chat_server import ChatServer, chat_server
+from tests.build.chat_server import ChatServer
 from tests.tiny import avatars_spec
 
 FACES = avatars_spec(4, 2, 64, name="faces", kind="captioned_images")
@@ -52,12 +51,6 @@ direction = -1.0
 source_caption = -1.0
 target_caption = -1.0
 """
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatServer]:
-    with chat_server(tmp_path_factory.mktemp("chat") / "requests.jsonl") as server:
-        yield server
 
 
 @pytest.fixture

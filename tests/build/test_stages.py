@@ -97,12 +97,6 @@ def _engines() -> Iterator[None]:
     TWO.close()
 
 
-@pytest.fixture
-def marks(tmp_path: Path) -> Path:
-    (tmp_path / "marks").mkdir()
-    return tmp_path / "marks"
-
-
 def _run(marks: Path, work: Path, engine: LocalEngine = TWO, **changes: Any) -> dict[str, list[int]]:
     chain = [Square(str(marks), **changes), Distinct(), Square(str(marks), name="again")]
     *_, (_, parts) = run_stages(chain, COUNTS, work, engine, "test")

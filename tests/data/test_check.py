@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from editkit.cli import main
-from editkit.data.check import check_dataset
 from editkit.data.read import open_dataset
+from tests.data.doctor.looked import check_dataset
 from tests.data.test_formats import HEAD
 from tests.tiny import picture
 

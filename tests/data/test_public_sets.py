@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from editkit.data.check import check_dataset
 from editkit.data.examples import CaptionedImage, EditPair
 from editkit.data.formats import RowDataset
 from editkit.data.pictures import Picture
@@ -18,6 +17,7 @@ from editkit.data.read import open_dataset
 from editkit.data.spec import load_spec
 from editkit.errors import UserError
 from tests.data import more_shapes  # noqa: F401  (it registers its shapes)
+from tests.data.doctor.looked import check_dataset
 from tests.data.shapes import SHAPES, Pair
 from tests.tiny import picture
 

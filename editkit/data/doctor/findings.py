@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from editkit.runs import write_whole
+
 Severity = Literal["error", "warning", "note"]
 Figure = float | int | str
 
@@ -135,11 +137,8 @@ def findings_of(name: str) -> Path:
 def write_findings(path: Path, sums: Mapping[str, str], found: Iterable[Finding]) -> None:
     """Writes findings, a line each, behind a line with the hash of each split that was looked at."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(path.name + ".staging")
-    with staging.open("w", encoding="utf-8") as file:
-        file.write(json.dumps({"sha256": dict(sums)}) + "\n")
-        file.writelines(json.dumps(asdict(finding), ensure_ascii=False) + "\n" for finding in found)
-    staging.replace(path)
+    lines = [json.dumps({"sha256": dict(sums)}), *(json.dumps(asdict(finding), ensure_ascii=False) for finding in found)]
+    write_whole(path, "".join(line + "\n" for line in lines))
 
 
 def read_findings(path: Path, split: str, sha256: str) -> list[Finding] | None:
