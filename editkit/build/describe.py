@@ -18,8 +18,7 @@ from PIL import Image
 from pydantic import Field
 
 from editkit.build.generated import GeneratedPairs
-from editkit.build.render import png_bytes
-from editkit.build.rows import Row, parquet_schema, to_row
+from editkit.build.rows import Row, parquet_schema, png_bytes, to_row
 from editkit.build.stages import DROPPED, Gathering, Stage
 from editkit.build.teachers.chat_client import Reply
 from editkit.build.teachers.endpoint import Endpoint, Questions, as_json

@@ -33,9 +33,11 @@ from editkit.runs import hold
 LOCK_S = 2.0  # the workers of a build that was killed let go of its lock when they notice
 
 BUILDERS = {
-    "describe": "editkit.build.describe:DescribeBuilder",
     "avatars": "editkit.lab.avatar_builder:AvatarBuilder",
+    "describe": "editkit.build.describe:DescribeBuilder",
     "instruct_pix2pix": "editkit.build.instruct_pix2pix:InstructPix2PixBuilder",
+    "instruction_tuning": "editkit.build.instruction_tuning:InstructionTuningBuilder",
+    "photos": "editkit.lab.photos:PhotoBuilder",
 }
 
 

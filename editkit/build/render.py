@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import torch
-from PIL import Image
 from pydantic import Field, model_validator
 
-from editkit.build.rows import Row
+from editkit.build.rows import Row, png_bytes
 from editkit.build.teachers.protocol import PROPOSALS
 from editkit.data.prepare import to_image
 from editkit.errors import UserError
@@ -123,10 +121,3 @@ class RenderPairs:
         }
         drawn = {"sample": sample, "seed": pair.seed, "share": pair.share, "guidance": pair.guidance}
         return {**row, **drawn, "source": source, "target": target, "renderer": json.dumps(renderer)}
-
-
-def png_bytes(picture: Image.Image) -> bytes:
-    """A picture as the bytes of a file, the same for the same pixels."""
-    stream = io.BytesIO()
-    picture.save(stream, "PNG", compress_level=6)
-    return stream.getvalue()

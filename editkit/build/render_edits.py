@@ -19,8 +19,8 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from pydantic import Field
 
-from editkit.build.render import RENDERS, png_bytes
-from editkit.build.rows import Row
+from editkit.build.render import RENDERS
+from editkit.build.rows import Row, png_bytes
 from editkit.data.prepare import PrepareParams, prepare
 from editkit.data.read import open_dataset
 from editkit.errors import UserError

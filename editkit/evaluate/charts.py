@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
+from editkit.evaluate.scores import FIGURES, kinds_of
+
 INK = "#5b6472"
 COLOURS = ("#3b6fd4", "#d9662c", "#2f9a68", "#8a4fd0", "#b0873a")
 SMOOTHING = 0.9  # at most; a short curve is smoothed less, so that it does not lag
@@ -108,18 +110,20 @@ def tradeoff_chart(title: str, points: Sequence[tuple[float, float, str]], x_lab
 
 
 def comparison_chart(metrics: Mapping[str, Path], path: Path) -> None:
-    """Loss, and followed and kept where they were measured, of several runs in one picture."""
+    """Loss, and the first two figures that were measured, of several runs in one picture."""
     figure = Figure(figsize=(12, 3.6))
     panels = figure.subplots(1, 3)
-    for axes, title in zip(panels, ("loss (smoothed)", "followed", "kept"), strict=True):
+    scored = [x["scores"] for file in metrics.values() for x in read_metrics(file) if x.get("scores")]
+    names = next((found for scores in scored if (found := kinds_of(scores)[:2])), ("followed", "kept"))
+    for axes, title in zip(panels, ("loss (smoothed)", *(FIGURES[n] for n in names)), strict=True):
         axes.set_title(title, fontsize=9, color=INK, loc="left")
         _style(axes, size=7)
     for colour, (name, file) in zip(COLOURS * len(metrics), metrics.items(), strict=False):
         lines = read_metrics(file)
         train = [x for x in lines if x["kind"] == "train"]
         panels[0].plot([x["step"] for x in train], smooth([x["loss"] for x in train]), color=colour, label=name)
-        judged = [x for x in lines if "followed" in x.get("scores", {})]
-        for axes, score in zip(panels[1:], ("followed", "kept"), strict=True):
+        judged = [x for x in lines if set(names) <= x.get("scores", {}).keys()]
+        for axes, score in zip(panels[1:], names, strict=True):
             axes.plot(
                 [x["step"] for x in judged],
                 [x["scores"][score] for x in judged],

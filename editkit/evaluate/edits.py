@@ -12,8 +12,8 @@ from PIL import Image
 
 from editkit.data.examples import Dataset, EditPair
 from editkit.data.prepare import PrepareParams, prepare
-from editkit.evaluate.judge import EditScore, Judge, load_judge, score_edits, summarise
 from editkit.evaluate.pictures import guidance_grid, triptych
+from editkit.evaluate.scoring import Scoring, load_scoring
 from editkit.recipe.schema import Evaluate
 
 PREVIEW_PAIRS = 12
@@ -25,6 +25,10 @@ class Editor(Protocol):
     name: str
     defaults: dict[str, Any]
     edit: Callable[..., list[Image.Image]]
+
+    def reconstruct(self, images: Sequence[Image.Image]) -> list[Image.Image]:
+        """Pictures through its VAE."""
+        ...
 
 
 def write_preview(editor: Editor, dataset: Dataset[EditPair], folder: Path, step: int, options: Evaluate) -> Mapping[str, Any]:
@@ -46,25 +50,26 @@ def write_preview(editor: Editor, dataset: Dataset[EditPair], folder: Path, step
         _write_grid(editor, pairs, folder / f"step-{step:06d}-grid.png", options)
     if not options.preview_pairs:
         return {}
-    judge = load_judge(options.judge)
+    scoring = load_scoring(options.judge)
     return {
-        "scores": summarise(pairs, score_edits(judge, pairs, outputs)),
-        "baselines": baselines(editor, pairs, judge, options),
+        "scores": scoring.summarise(pairs, scoring.score(pairs, outputs)),
+        "baselines": baselines(editor, pairs, scoring, options),
     }
 
 
 def evaluate_editor(editor: Editor, dataset: Dataset[EditPair], run: Path, options: Evaluate) -> dict[str, Any]:
     """Scores `pairs` unseen edits with both baselines; writes `evaluation/` with every output."""
     pairs = [dataset[i] for i in range(min(options.pairs, len(dataset)))]
-    judge = load_judge(options.judge)
+    scoring = load_scoring(options.judge)
     started = time.perf_counter()
     outputs = run_editor(editor, pairs, options)
     seconds = time.perf_counter() - started
-    scores = score_edits(judge, pairs, outputs)
-    _write_examples(run / "evaluation", pairs, outputs, scores, editor.defaults["resolution"])
+    scores = scoring.score(pairs, outputs)
+    about = [scoring.about(score) for score in scores]
+    _write_examples(run / "evaluation", pairs, outputs, about, editor.defaults["resolution"])
     result = {
-        "scores": {**summarise(pairs, scores), "seconds": round(seconds, 1)},
-        "baselines": baselines(editor, pairs, judge, options),
+        "scores": {**scoring.summarise(pairs, scores), "seconds": round(seconds, 1)},
+        "baselines": baselines(editor, pairs, scoring, options),
         "settings": {
             "steps": options.steps, "text_guidance": options.text_guidance, "image_guidance": options.image_guidance,
             "seed": options.seed, "judge": options.judge,
@@ -82,15 +87,18 @@ def run_editor(editor: Editor, pairs: Sequence[EditPair], options: Evaluate, **c
     return editor.edit([p.source.open() for p in pairs], [p.instructions[0] for p in pairs], **settings)
 
 
-def baselines(editor: Editor, pairs: Sequence[EditPair], judge: Judge, options: Evaluate) -> dict[str, Any]:
-    """What cheating would score: the source unchanged, and a picture drawn from the instruction alone."""
+def baselines(editor: Editor, pairs: Sequence[EditPair], scoring: Scoring, options: Evaluate) -> dict[str, Any]:
+    """What cheating would score: the source unchanged, and a picture drawn from the instruction alone.
+
+    Where outputs are compared with targets, also what the VAE leaves of the target itself: no latent method comes further.
+    """
     size = editor.defaults["resolution"]
     unchanged = [_square(p.source.open(), size) for p in pairs]
     text_only = run_editor(editor, pairs, options, image_guidance=1.0, source_weight=0.0)
-    return {
-        "do_nothing": summarise(pairs, score_edits(judge, pairs, unchanged)),
-        "ignore_source": summarise(pairs, score_edits(judge, pairs, text_only)),
-    }
+    others = {"do_nothing": unchanged, "ignore_source": text_only}
+    if scoring.ceiling:
+        others["vae_ceiling"] = editor.reconstruct([p.target.open() for p in pairs])
+    return {name: scoring.summarise(pairs, scoring.score(pairs, outputs)) for name, outputs in others.items()}
 
 
 def _write_grid(editor: Editor, pairs: Sequence[EditPair], path: Path, options: Evaluate) -> None:
@@ -114,12 +122,12 @@ def _write_grid(editor: Editor, pairs: Sequence[EditPair], path: Path, options: 
 
 
 def _write_examples(
-    folder: Path, pairs: Sequence[EditPair], outputs: Sequence[Image.Image], scores: Sequence[EditScore], size: int
+    folder: Path, pairs: Sequence[EditPair], outputs: Sequence[Image.Image], about: Sequence[Mapping[str, Any]], size: int
 ) -> None:
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     with (folder / "examples.jsonl").open("w", encoding="utf-8") as file:
-        for pair, output, score in zip(pairs, outputs, scores, strict=True):
+        for pair, output, score in zip(pairs, outputs, about, strict=True):
             pictures = {
                 "source": _square(pair.source.open(), size),
                 "edit": output,
@@ -133,17 +141,10 @@ def _write_examples(
                 "key": pair.key,
                 "category": pair.category,
                 "instruction": pair.instructions[0],
-                "followed": _share(score.asked),
-                "kept": _share(score.rest),
-                "outside_l1": score.outside_l1 if score.outside_l1 == score.outside_l1 else None,
-                "wrong": list(score.wrong),
+                **score,
                 **names,
             }
             file.write(json.dumps(line) + "\n")
-
-
-def _share(marks: Mapping[str, bool]) -> float | None:
-    return sum(marks.values()) / len(marks) if marks else None
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from editkit.errors import UserError
 from editkit.evaluate.charts import Curve, line_chart, read_metrics, smooth, tradeoff_chart
 from editkit.evaluate.pages import templates
-from editkit.evaluate.scores import BASELINES, FIGURES, figure
+from editkit.evaluate.scores import BASELINES, FIGURES, figure, figures_of, kinds_of
 from editkit.evaluate.tradeoff import FILE as TRADEOFF_FILE
 from editkit.runs import write_whole
 
@@ -27,14 +27,18 @@ MEANINGS = {
     "outside_psnr": "the same in decibels",
     "clip_direction": "cosine between the change of the picture and the change of its caption",
     "clip_image": "cosine between source and edit",
+    "psnr": "peak signal-to-noise ratio against the target",
+    "ssim": "structural similarity with the target, 1 = equal",
+    "perceptual": "how differently a network of ImageNet sees edit and target, 0 = alike; no published LPIPS",
+    "improved": "of the edits, how many have a higher PSNR than the source",
     "n": "unseen edits that were judged",
 }
 BASELINE_MEANINGS = {
     "do_nothing": "returns the source: it keeps everything and follows nothing.",
     "ignore_source": "draws from the instruction alone: it shows what following costs when nothing is kept.",
+    "vae_ceiling": "is the target itself through the VAE: no method in its latents comes further.",
 }
-HEADLINES = ("followed", "kept", "outside_l1")
-SHARES = ("followed", "kept", "attributes", "accuracy", "worst", "recall_at_1", "recall_at_5")
+SHARES = ("followed", "kept", "improved", "attributes", "accuracy", "worst", "recall_at_1", "recall_at_5")
 UNDRAWN = ("n", "seconds", "outside_psnr")  # counts, and what another curve already shows
 
 GALLERY = 2  # cases in each of the groups best, median and worst
@@ -71,8 +75,9 @@ def write_report(run: Path) -> Path:
         summary=_summary(facts),
         evaluation=evaluation,
         headlines=_headlines(evaluation),
-        headlined=HEADLINES,
-        figures=FIGURES,
+        headlined=kinds_of(evaluation["scores"])[:3] if evaluation else (),
+        kinds=kinds_of(evaluation["scores"]) if evaluation else (),
+        figures=figures_of(evaluation["scores"]) if evaluation else {},
         meanings=MEANINGS,
         baselines=BASELINES,
         baseline_meanings=BASELINE_MEANINGS,
@@ -133,7 +138,7 @@ def _headlines(evaluation: Mapping[str, Any] | None) -> list[dict[str, Any]]:
             "value": scores.get(name),
             "baselines": {BASELINES[b]: row.get(name) for b, row in evaluation.get("baselines", {}).items()},
         }
-        for name in (HEADLINES if "followed" in scores else numbers[:3])
+        for name in (kinds_of(scores) or numbers)[:3]
     ]
 
 
@@ -143,7 +148,7 @@ def _tradeoff(run: Path) -> Iterator[dict[str, Any]]:
     points = [
         (point["clip_direction"], point["clip_image"], f"{point['image_guidance']:g}")
         for point in (measured["points"] if measured else [])
-        if point["clip_direction"] is not None
+        if point.get("clip_direction") is not None
     ]
     if points:
         title = "following against keeping, by image guidance"
@@ -235,7 +240,9 @@ def _picks(examples: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]
 
 
 def _quality(example: Mapping[str, Any]) -> tuple[float, float, str]:
-    """Followed and kept count alike; among equals, what was changed outside the mask decides."""
+    """Followed and kept count alike; among equals, what was changed outside the mask decides. Without them, the PSNR."""
+    if "psnr" in example:
+        return (example["psnr"], 0.0, example.get("key", ""))
     shares = [example[n] for n in ("followed", "kept") if example.get(n) is not None]
     return (sum(shares) / len(shares) if shares else 0.0, -(example.get("outside_l1") or 0.0), example.get("key", ""))
 

@@ -10,6 +10,7 @@ from editkit.data.read import open_dataset
 from editkit.errors import UserError
 from editkit.evaluate.edits import Editor, evaluate_editor
 from editkit.evaluate.report import write_report
+from editkit.evaluate.scores import kinds_of
 from editkit.evaluate.tradeoff import measure_tradeoff
 from editkit.models.editor import load_editor
 from editkit.models.locate import locate_model
@@ -55,7 +56,7 @@ def evaluate(run: str, *, bench: str | None = None, pairs: int | None = None) ->
     result: dict[str, Any] = {"run": run, "data": {"name": dataset.info["name"], "sha256": dataset.info["sha256"]}, **measured}
     if bench != TRADEOFF:
         (target / "evaluation" / "scores.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-        result = {k: result["scores"][k] for k in ("followed", "kept", "outside_l1", "n")} | result
+        result = {k: result["scores"][k] for k in kinds_of(result["scores"])} | result
     if own is not None:
         write_report(own)
     return result

@@ -15,9 +15,25 @@ FIGURES = {
     "outside_psnr": "outside PSNR",
     "clip_direction": "CLIP direction",
     "clip_image": "CLIP image",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "perceptual": "perceptual distance",
+    "improved": "nearer than the source",
     "n": "n",
 }
-BASELINES = {"do_nothing": "do nothing", "ignore_source": "ignore the source"}
+BASELINES = {"do_nothing": "do nothing", "ignore_source": "ignore the source", "vae_ceiling": "VAE ceiling"}
+# What a table by kind of edit has, and what stands above all others: as attributes are read, or as targets are compared.
+BY_KIND = (("followed", "kept", "outside_l1", "n"), ("psnr", "ssim", "perceptual", "improved", "n"))
+
+
+def figures_of(scores: Mapping[str, Any]) -> dict[str, str]:
+    """The figures that an evaluation of edits has, with their labels, in order; {} of other methods' scores."""
+    return {name: label for name, label in FIGURES.items() if name in scores} if kinds_of(scores) else {}
+
+
+def kinds_of(scores: Mapping[str, Any]) -> tuple[str, ...]:
+    """The figures that are shown by kind of edit; () of other methods' scores."""
+    return next((names for names in BY_KIND if all(name in scores for name in names)), ())
 
 
 def figure(name: str, value: Any) -> str:
@@ -26,7 +42,7 @@ def figure(name: str, value: Any) -> str:
         return "-"
     if name in ("accuracy", "worst"):  # of judges, where the second decimal is what is left to see
         return f"{100 * value:.2f} %"
-    if name in ("followed", "kept", "attributes", "recall_at_1", "recall_at_5"):
+    if name in ("followed", "kept", "improved", "attributes", "recall_at_1", "recall_at_5"):
         return f"{100 * value:.1f} %"
     if "psnr" in name.lower():
         return f"{value:.1f} dB"
@@ -42,7 +58,7 @@ def print_scores(result: Mapping[str, Any]) -> None:
         _print_tradeoff(console, result["points"])
         return
     scores = result["scores"]
-    if "followed" not in scores:
+    if not figures_of(scores):
         table = Table("score", "value")
         for name, value in scores.items():
             if not isinstance(value, Mapping):
@@ -51,10 +67,10 @@ def print_scores(result: Mapping[str, Any]) -> None:
         return
     columns = {"this run": scores, **{BASELINES.get(k, k): v for k, v in result.get("baselines", {}).items()}}
     table = Table("score", *(Column(label, justify="right") for label in columns))
-    for name, label in FIGURES.items():
+    for name, label in figures_of(scores).items():
         table.add_row(label, *(figure(name, column.get(name)) for column in columns.values()))
     console.print(table)
-    shown = ("followed", "kept", "outside_l1", "n")
+    shown = kinds_of(scores)
     kinds = Table("kind of edit", *(Column(FIGURES[k], justify="right") for k in shown))
     for name, row in scores.get("by_category", {}).items():
         kinds.add_row(name or "all", *(figure(k, row.get(k)) for k in shown))
@@ -63,7 +79,8 @@ def print_scores(result: Mapping[str, Any]) -> None:
 
 
 def _print_tradeoff(console: Console, points: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(*(Column(label, justify="right") for label in ("image guidance", *FIGURES.values())))
+    figures = figures_of(points[0])
+    table = Table(*(Column(label, justify="right") for label in ("image guidance", *figures.values())))
     for point in points:
-        table.add_row(f"{point['image_guidance']:g}", *(figure(name, point[name]) for name in FIGURES))
+        table.add_row(f"{point['image_guidance']:g}", *(figure(name, point[name]) for name in figures))
     console.print(table)

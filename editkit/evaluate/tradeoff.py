@@ -8,8 +8,8 @@ from typing import Any
 
 from editkit.data.examples import Dataset, EditPair
 from editkit.evaluate.edits import Editor, run_editor
-from editkit.evaluate.judge import load_judge, score_edits, summarise
-from editkit.evaluate.scores import FIGURES
+from editkit.evaluate.scores import figures_of
+from editkit.evaluate.scoring import load_scoring
 from editkit.progress import progress
 from editkit.recipe.schema import Evaluate
 
@@ -24,12 +24,13 @@ def measure_tradeoff(editor: Editor, dataset: Dataset[EditPair], run: Path, opti
         {"points": one row of figures a value, "settings"}: CLIP direction and CLIP image similarity are the curve's two axes.
     """
     pairs = [dataset[i] for i in range(min(options.pairs, len(dataset)))]
-    judge = load_judge(options.judge)
+    scoring = load_scoring(options.judge)
     points = []
     with progress(len(IMAGE_GUIDANCE), "editing with every image guidance") as bar:
         for value in IMAGE_GUIDANCE:
-            scores = summarise(pairs, score_edits(judge, pairs, run_editor(editor, pairs, options, image_guidance=value)))
-            points.append({"image_guidance": value, **{name: scores[name] for name in FIGURES}})
+            edits = run_editor(editor, pairs, options, image_guidance=value)
+            scores = scoring.summarise(pairs, scoring.score(pairs, edits))
+            points.append({"image_guidance": value, **{name: scores[name] for name in figures_of(scores)}})
             bar.advance()
     settings = {"steps": options.steps, "text_guidance": options.text_guidance, "seed": options.seed, "judge": options.judge}
     result = {"points": points, "settings": settings}

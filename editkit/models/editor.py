@@ -143,6 +143,17 @@ class StableDiffusionEditor:
         ).images
         return [to_image(x * 2 - 1) for x in made]
 
+    @torch.no_grad()
+    def reconstruct(self, images: Sequence[Image.Image]) -> list[Image.Image]:
+        """What the VAE leaves of pictures: RGB pictures of the model's resolution."""
+        vae = self._parts.vae
+        made: list[Image.Image] = []
+        for start in range(0, len(images), self._batch_size):
+            pixels = torch.cat([prepare([image], self._params) for image in images[start : start + self._batch_size]])
+            latents = vae.encode(to_network(pixels).to(vae.device)).latent_dist.mode()
+            made += [to_image(x) for x in vae.decode(latents).sample]
+        return made
+
     def save(self, folder: Path) -> None:
         """Writes the stock pipeline."""
         with quiet_files():

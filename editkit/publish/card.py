@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
-from editkit.evaluate.scores import BASELINES, FIGURES, figure
+from editkit.evaluate.scores import BASELINES, FIGURES, figure, figures_of, kinds_of
 from editkit.models.adapters import PEFT_CONFIG, TEXT_ENCODER
 from editkit.publish.export import SAMPLES_FILE, FinishedRun
 
@@ -238,23 +238,32 @@ def _scores(run: FinishedRun) -> Iterator[str]:
         return
     scores = run.evaluation["scores"]
     where = f"the test split of {_test_name(run)}"
-    if "followed" not in scores:
+    figures = figures_of(scores)
+    if not figures:
         yield f"On {scores['n']} examples of {where}."
         yield _table(("score", "value"), [(k, figure(k, v)) for k, v in scores.items() if isinstance(v, (int, float))])
         return
     used = run.evaluation["settings"]
     yield (
         f"On {scores['n']} pairs of {where}, with {used['steps']} steps, text guidance "
-        f"{used['text_guidance']:g}, image guidance {used['image_guidance']:g}, seed {used['seed']}. *followed*: share of the "
-        f"attributes that the instruction changes which the judge ({used['judge']}) reads as asked; *kept*: share of the "
-        "others that it reads unchanged. The baselines return the source as it is, and draw from the instruction alone."
+        f"{used['text_guidance']:g}, image guidance {used['image_guidance']:g}, seed {used['seed']}. {_meaning(figures, used)}"
     )
     rows = {"this model": scores, **{BASELINES[k]: v for k, v in run.evaluation["baselines"].items()}}
-    yield _table(("", *FIGURES.values()), [(label, *(figure(k, r.get(k)) for k in FIGURES)) for label, r in rows.items()])
+    yield _table(("", *figures.values()), [(label, *(figure(k, r.get(k)) for k in figures)) for label, r in rows.items()])
     if kinds := scores["by_category"]:
-        columns = ("followed", "kept", "outside_l1", "n")
+        columns = kinds_of(scores)
         head = ("kind of edit", *(FIGURES[c] for c in columns))
         yield _table(head, [(kind, *(figure(c, row[c]) for c in columns)) for kind, row in kinds.items()])
+
+
+def _meaning(figures: Mapping[str, str], used: Mapping[str, Any]) -> str:
+    cheats = "The baselines return the source as it is, and draw from the instruction alone"
+    if "followed" in figures:
+        return (
+            f"*followed*: share of the attributes that the instruction changes which the judge ({used['judge']}) reads as "
+            f"asked; *kept*: share of the others that it reads unchanged. {cheats}."
+        )
+    return f"Compared with the targets. {cheats}; the last one is the target itself through the VAE."
 
 
 def _data(data: Mapping[str, Any]) -> Iterator[str]:
@@ -286,10 +295,11 @@ def _limits(run: FinishedRun) -> Iterator[str]:
         "outside of what it was tested on."
     )
     kinds = _all_scores(run).get("by_category", {})
-    judged = {kind: row for kind, row in kinds.items() if row["followed"] is not None}
+    name = next(iter(kinds_of(_all_scores(run))), "followed")
+    judged = {kind: row for kind, row in kinds.items() if row[name] is not None}
     if len(judged) > 1:
-        kind, row = min(judged.items(), key=lambda item: item[1]["followed"])
-        yield f"Its weakest kind of edit is {kind}: {figure('followed', row['followed'])} followed, of {row['n']} pairs."
+        kind, row = min(judged.items(), key=lambda item: item[1][name])
+        yield f"Its weakest kind of edit is {kind}: {figure(name, row[name])} {FIGURES[name]}, of {row['n']} pairs."
 
 
 def _made(run: FinishedRun) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from editkit.errors import UserError
-from editkit.evaluate.scores import BASELINES, FIGURES, figure
+from editkit.evaluate.scores import BASELINES, figure, figures_of
 from editkit.models.locate import LAB
 from editkit.runs import find_run
 
@@ -67,18 +67,16 @@ def _card(name: str, folder: Path, facts: Mapping[str, Any], recipe: str, has_sa
 def _scores(result: Mapping[str, Any]) -> Iterator[str]:
     scores = result["scores"]
     yield "On unseen test examples.\n"
-    if "followed" in scores:
-        yield "| | " + " | ".join(FIGURES.values()) + " |"
-        yield "|---" * (len(FIGURES) + 1) + "|"
+    if figures := figures_of(scores):
+        yield "| | " + " | ".join(figures.values()) + " |"
+        yield "|---" * (len(figures) + 1) + "|"
         for label, row in {"this model": scores, **{BASELINES[k]: v for k, v in result["baselines"].items()}}.items():
-            yield f"| {label} | " + " | ".join(figure(k, row.get(k)) for k in FIGURES) + " |"
+            yield f"| {label} | " + " | ".join(figure(k, row.get(k)) for k in figures) + " |"
         yield ""
     yield "| score | value |\n|---|---|"
     for key, value in scores.items():
-        if key not in FIGURES and not isinstance(value, Mapping):
+        if key not in figures and not isinstance(value, Mapping):
             yield f"| {key.replace('_', ' ')} | {figure(key, value)} |"
-    if "followed" not in scores and "n" in scores:
-        yield f"| n | {scores['n']} |"
     for key, value in (result.get("by_attribute") or scores.get("by_attribute") or {}).items():
         shown = value["followed"] if isinstance(value, Mapping) else value
         yield f"| {key} | {figure('accuracy', shown)} |"

