@@ -1,4 +1,4 @@
-"""A variational autoencoder: the latent space in which everything else happens (Rombach et al. 2022, section 3.1)."""
+"""An autoencoder, variational or not: the latent space in which everything else happens (Rombach et al. 2022, section 3.1)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from editkit.data.prepare import PrepareParams, prepare, to_image, to_network
 from editkit.evaluate.metrics import psnr
 from editkit.evaluate.pictures import contact_sheet
 from editkit.methods.protocol import Batch, Loss
+from editkit.models.stable_diffusion.latents import encode_pictures
 from editkit.models.stable_diffusion.load import StableDiffusion
 from editkit.recipe.schema import Recipe, Section
 
@@ -27,7 +28,7 @@ LATENT_STD_IMAGES = 1_000
 
 
 class Autoencoder:
-    """Reconstruction in L1 and in the differences of neighbouring pixels, with a small KL term."""
+    """Reconstruction in L1 and in the differences of neighbouring pixels, with a small KL term where there is a posterior."""
 
     class Options(Section):
         """The further keys of `[method]`."""
@@ -76,22 +77,25 @@ class Autoencoder:
 
     def loss(self, batch: Batch, draws: Draws) -> Loss:
         image_BCHW = to_network(batch["image"])
-        posterior = self._vae.encode(image_BCHW).latent_dist
+        posterior = encode_pictures(self._vae, image_BCHW)
         noise = draws.normal(posterior.mean)
         drawn_BCHW = self._vae.decode(posterior.mean + posterior.std * noise).sample.float()
         pixel = F.l1_loss(drawn_BCHW, image_BCHW)
         down, right = (F.l1_loss(a, b) for a, b in zip(_differences(drawn_BCHW), _differences(image_BCHW), strict=True))
         edge = down + right
-        mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        value = pixel + self._options.edge_weight * edge + self._options.kl_weight * kl
-        return Loss(value, {"l1": pixel.detach(), "edge": edge.detach(), "kl": kl.detach()})
+        value = pixel + self._options.edge_weight * edge
+        logs = {"l1": pixel.detach(), "edge": edge.detach()}
+        if posterior.logvar is not None:
+            mean, logvar = posterior.mean.float(), posterior.logvar.float()
+            kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+            value, logs["kl"] = value + self._options.kl_weight * kl, kl.detach()
+        return Loss(value, logs)
 
     @torch.no_grad()
     def reconstruct(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """Pictures through the encoder (mode) and the decoder."""
         pixels = torch.cat([prepare([image], self._params) for image in images])
-        latents = self._vae.encode(to_network(pixels)).latent_dist.mode()
+        latents = encode_pictures(self._vae, to_network(pixels)).mean
         return [to_image(x) for x in self._vae.decode(latents).sample]
 
     def preview(self, dataset: Dataset[CaptionedImage], folder: Path, step: int) -> Mapping[str, Any]:
@@ -113,7 +117,7 @@ class Autoencoder:
         """Sets the scaling factor to 1 / std of the latents, so that diffusion starts from unit variance (section G)."""
         count = min(LATENT_STD_IMAGES, len(dataset))
         pixels = torch.cat([prepare([dataset[i].image.open()], self._params) for i in range(count)])
-        latents = torch.cat([self._vae.encode(to_network(p)).latent_dist.sample() for p in pixels.split(100)])
+        latents = torch.cat([encode_pictures(self._vae, to_network(p)).sample() for p in pixels.split(100)])
         self._vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
 
     def export(self, folder: Path) -> Path:

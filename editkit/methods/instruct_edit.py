@@ -23,6 +23,7 @@ from editkit.models.editor import StableDiffusionEditor
 from editkit.models.precision import DTYPES
 from editkit.models.quantize import quantize_base
 from editkit.models.stable_diffusion.forward import TextStates, concat_source, draw_latents
+from editkit.models.stable_diffusion.latents import encode_pictures
 from editkit.models.stable_diffusion.load import StableDiffusion
 from editkit.models.surgery import widen_conv_in
 from editkit.recipe.schema import Fraction, Recipe, Section
@@ -90,9 +91,9 @@ class InstructEdit:
 
     def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
         """The source's posterior mode, and the target's posterior, from which every step draws a sample."""
-        source = self._parts.vae.encode(to_network(pixels_BNCHW[:, 0])).latent_dist
-        target = self._parts.vae.encode(to_network(pixels_BNCHW[:, 1])).latent_dist
-        return {"source": source.mode(), "mean": target.mean, "std": target.std}
+        source = encode_pictures(self._parts.vae, to_network(pixels_BNCHW[:, 0]))
+        target = encode_pictures(self._parts.vae, to_network(pixels_BNCHW[:, 1]))
+        return {"source": source.mean, "mean": target.mean, "std": target.std}
 
     def cache_texts(self, texts: Iterable[str], store: Store) -> None:
         self._encoded.fill(texts, store)

@@ -22,6 +22,7 @@ from editkit.evaluate.judge import load_judge, score_captions
 from editkit.evaluate.pictures import contact_sheet
 from editkit.methods.protocol import Batch, Loss
 from editkit.models.stable_diffusion.forward import TextStates, draw_latents, sample_latents
+from editkit.models.stable_diffusion.latents import encode_pictures
 from editkit.models.stable_diffusion.load import StableDiffusion
 from editkit.recipe.schema import Fraction, PositiveInt, Recipe, Section
 
@@ -80,7 +81,7 @@ class TextToImage:
         return {}
 
     def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
-        posterior = self._parts.vae.encode(to_network(pixels_BNCHW[:, 0])).latent_dist
+        posterior = encode_pictures(self._parts.vae, to_network(pixels_BNCHW[:, 0]))
         return {"mean": posterior.mean, "std": posterior.std}
 
     def cache_texts(self, texts: Iterable[str], store: Store) -> None:

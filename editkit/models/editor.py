@@ -17,6 +17,7 @@ from editkit.models.adapters import is_adapter, load_adapter
 from editkit.models.locate import locate_model
 from editkit.models.quiet import quiet_files
 from editkit.models.stable_diffusion.forward import sample_latents
+from editkit.models.stable_diffusion.latents import encode_pictures
 from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
 from editkit.runs import find_run
 
@@ -129,7 +130,7 @@ class StableDiffusionEditor:
         report: Any,
     ) -> list[Image.Image]:
         device = self._parts.unet.device
-        source = self._parts.vae.encode(to_network(pixels).to(device)).latent_dist.mode() * source_weight
+        source = encode_pictures(self._parts.vae, to_network(pixels).to(device)).mean * source_weight
         noise = sample_latents(self._parts, len(pixels), self.defaults["resolution"], seed, first)
         made = self._pipeline(
             prompt=instructions,
@@ -150,7 +151,7 @@ class StableDiffusionEditor:
         made: list[Image.Image] = []
         for start in range(0, len(images), self._batch_size):
             pixels = torch.cat([prepare([image], self._params) for image in images[start : start + self._batch_size]])
-            latents = vae.encode(to_network(pixels).to(vae.device)).latent_dist.mode()
+            latents = encode_pictures(vae, to_network(pixels).to(vae.device)).mean
             made += [to_image(x) for x in vae.decode(latents).sample]
         return made
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from pydantic import Field
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -22,12 +26,15 @@ from editkit.recipe.schema import PositiveFloat, PositiveInt, Section
 
 
 class VaeOptions(Section):
-    """A new AutoencoderKL; it halves the side once for every channel count behind the first."""
+    """A new autoencoder; it halves the side once for every channel count behind the first."""
 
-    channels: list[int]
-    layers: PositiveInt = 1
+    # "kl": AutoencoderKL. "tiny": AutoencoderTiny, not variational and without normalisation, so that it learns the colours of
+    # photographs in a tenth of the samples; for small models, whose latents need no prior.
+    kind: Literal["kl", "tiny"] = "kl"
+    channels: Annotated[list[PositiveInt], Field(min_length=1)]
+    layers: PositiveInt = 1  # residual blocks a level
     latent_channels: PositiveInt = 4
-    groups: PositiveInt = 16
+    groups: PositiveInt = 16  # of the normalisation; "tiny" has none
 
 
 class TokenizerOptions(Section):
@@ -103,7 +110,7 @@ class StableDiffusion:
         return self._parts[name]
 
     @property
-    def vae(self) -> AutoencoderKL:
+    def vae(self) -> AutoencoderKL | AutoencoderTiny:
         return self._get("vae")
 
     @property
@@ -201,7 +208,7 @@ def _load_parts(parts: StableDiffusion, folder: Path, weights: bool) -> None:
     if not found:
         raise UserError(f"{folder}: found no Stable Diffusion folder (expected vae/, unet/, text_encoder/ ... in it)")
     for name in found:
-        kind = PARTS[name]
+        kind: Any = AutoencoderTiny if name == "vae" and _is_tiny(folder / name) else PARTS[name]
         # transformers and diffusers have different names for the same option.
         precision = {"text_encoder": "dtype", "vae": "torch_dtype", "unet": "torch_dtype"}.get(name)
         try:
@@ -217,6 +224,13 @@ def _load_parts(parts: StableDiffusion, folder: Path, weights: bool) -> None:
             raise UserError(f"{folder / name}: cannot be loaded as {kind.__name__}: {str(error).splitlines()[0]}") from error
 
 
+def _is_tiny(folder: Path) -> bool:
+    """Whether a folder of the stock layout has an AutoencoderTiny; what cannot be read is for its class to say."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name") == AutoencoderTiny.__name__
+    return False
+
+
 def _load_text_tower(parts: StableDiffusion, folder: Path, weights: bool) -> None:
     try:
         with quiet_files():
@@ -229,8 +243,16 @@ def _load_text_tower(parts: StableDiffusion, folder: Path, weights: bool) -> Non
         raise UserError(f"{folder}: cannot be loaded as a CLIP: {str(error).splitlines()[0]}") from error
 
 
-def _new_vae(options: VaeOptions) -> AutoencoderKL:
+def _new_vae(options: VaeOptions) -> AutoencoderKL | AutoencoderTiny:
     levels = len(options.channels)
+    if options.kind == "tiny":
+        return AutoencoderTiny(
+            encoder_block_out_channels=tuple(options.channels),
+            decoder_block_out_channels=tuple(reversed(options.channels)),
+            num_encoder_blocks=(options.layers,) * levels,
+            num_decoder_blocks=(options.layers,) * levels,
+            latent_channels=options.latent_channels,
+        )
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
