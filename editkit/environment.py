@@ -67,6 +67,9 @@ EXTRAS = {
     "schedulefree": Extra("schedulefree", 'optim.name = "schedule_free" is refused', 'pip install "editkit[optimizers]"'),
     "ray": Extra("ray", '"editkit build --engine ray" is refused: builds run on one machine', 'pip install "editkit[ray]"'),
     "aiohttp": Extra("aiohttp", "data sets behind http:// and https:// cannot be read", 'pip install "editkit[http]"'),
+    "scipy": Extra(
+        "scipy", "GenEval's detector for real pictures (Mask2Former) does not load", 'pip install "editkit[geneval]"'
+    ),
     "tensorboard": Extra("tensorboard", 'tracking.to = ["tensorboard"] is refused', 'pip install "editkit[tracking]"'),
     "trackio": Extra("trackio", 'tracking.to = ["trackio"] is refused', 'pip install "editkit[tracking]"'),
     "wandb": Extra("wandb", 'tracking.to = ["wandb"] is refused', 'pip install "editkit[wandb]"'),
