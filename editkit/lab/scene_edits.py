@@ -38,6 +38,11 @@ from editkit.lab.scenes import (
 
 NUM_CAPTIONS = 6  # of each picture: half of them say what its prompt asks for, the others all that it shows
 NUM_PHRASINGS = 8  # instructions of each pair
+LEAST = {
+    "remove": 2,
+    "move": 2,
+    "swap": 3,
+}  # objects, so that one stays: else the whole picture might have been moved or turned
 SIDES = (10, 12)  # of all objects of an edit, so that another one finds room
 
 
@@ -107,7 +112,7 @@ def edit_pair(seed: int, split: str, index: int, size: int) -> EditPair:
 def sample_edit(rng: Random, split: str, category: str) -> SceneEdit:
     """Draws an edit of that kind whose source and target are both of the split."""
     while True:
-        kinds = rng.sample(list(GLYPHS), rng.randint(2 if category in ("swap", "remove") else 1, 4))
+        kinds = rng.sample(list(GLYPHS), rng.randint(LEAST.get(category, 1), 4))
         if category == "recount":
             kinds = [kinds[0]] * len(kinds)
         colours = [rng.choice(list(COLOURS)) for _ in kinds]

@@ -35,7 +35,7 @@ EDITS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "add": (
         ("add {new} {where}", "put {new} {where}", "draw {new} {where}", "place {new} {where}", "{new} {where}, please",
          "there should be {new} {where}", "insert {new} {where}", "show {new} {where} too", "have {new} {where}",
-         "add {new} to the picture, {where}"),
+         "put in {new} {where}"),
         ("could you add {new} {where}", "let there be {new} {where}", "i want {new} {where}"),
     ),
     "remove": (

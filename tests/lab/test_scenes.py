@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from editkit.data.doctor.exam import examine
 from editkit.lab.scene_art import COLOURS, CREDITS, GLYPHS, draw, svg
 from editkit.lab.scene_edits import captioned_image, edit_pair, in_words, sample_edit, sample_scenes
 from editkit.lab.scene_prompts import TAGS, prompts, sample_prompt, unseen_in
@@ -229,6 +230,12 @@ def test_an_edit_changes_one_thing_as_it_says(seed: int, category: str, split: s
     if category not in ("recount", "swap"):
         (named,) = {t.kind for t in gone | come}
         assert named in text
+
+
+def test_the_doctor_takes_no_moved_object_for_a_moved_or_turned_picture() -> None:
+    pairs = [edit_pair(1, "train", i, 64) for i in range(60)]
+    found = {f.kind for i, pair in enumerate(pairs) for f in examine(pair, i).findings}
+    assert not found & {"shift", "orientation", "rotation", "zoom"}
 
 
 @settings(max_examples=25, deadline=None)
