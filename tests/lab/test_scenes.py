@@ -140,6 +140,13 @@ def test_training_shows_no_held_out_composition_asked_for_or_not(seed: int, tag:
         assert not is_held_out(*related(scene.things[i].kind, name, scene.things[j].kind))
 
 
+def test_a_scene_with_a_held_out_composition_is_never_a_training_one() -> None:
+    held_out = [(k, c) for k in GLYPHS for c in COLOURS if is_held_out("colour", k, c)]
+    assert {Scene((Thing(k, c, 1, 1, 12),), 0).split for k, c in held_out} == {"test"}
+    seen = [(k, c) for k in GLYPHS for c in COLOURS if not is_held_out("colour", k, c)]
+    assert {Scene((Thing(k, c, 1, 1, 12),), 0).split for k, c in seen} == {"train", "test"}  # by the graph
+
+
 def test_a_composition_is_held_out_however_it_is_said() -> None:
     assert related("cat", "right of", "bell") == related("bell", "left of", "cat")
     assert related("cat", "below", "bell") == related("bell", "above", "cat")
@@ -209,6 +216,9 @@ def test_an_edit_changes_one_thing_as_it_says(seed: int, category: str, split: s
     rng = Random(seed)
     edit = sample_edit(rng, split, category)
     assert edit.source.split == edit.target.split == split
+    if split == "train":
+        assert not edit.source.unseen
+        assert not edit.target.unseen
     assert edit.source.ground == edit.target.ground
     before, after = set(edit.source.things), set(edit.target.things)
     gone, come = before - after, after - before
