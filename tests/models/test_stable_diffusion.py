@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 
 from editkit.data.draws import Draws
 from editkit.errors import UserError
@@ -17,7 +18,8 @@ from editkit.models.stable_diffusion.forward import (
     encode_texts,
     sample_latents,
 )
-from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
+from editkit.models.stable_diffusion.latents import encode_pictures
+from editkit.models.stable_diffusion.load import Options, StableDiffusion, VaeOptions, load
 from tests.tiny import TEXTS
 
 
@@ -115,3 +117,33 @@ def test_a_part_that_nobody_gave_is_named(tmp_path: Path, parts: StableDiffusion
     parts.vae.save_pretrained(tmp_path / "vae")
     with pytest.raises(UserError, match=r"found no unet in .*\[model.unet\] table"):
         _ = load(str(tmp_path), Options()).unet
+
+
+def test_a_posterior_is_that_of_the_stock_autoencoder(parts: StableDiffusion) -> None:
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    stock = parts.vae.encode(images).latent_dist
+    posterior = encode_pictures(parts.vae, images)
+    assert torch.equal(posterior.mean, stock.mode())
+    torch.manual_seed(0)
+    ours = posterior.sample()
+    torch.manual_seed(0)
+    assert torch.equal(ours, stock.sample())
+
+
+def test_an_autoencoder_that_is_not_variational_has_a_point_and_survives_saving(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny = load("", Options(vae=VaeOptions(kind="tiny", channels=[8, 8], layers=1)))
+    tiny.save(tmp_path)
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    posterior = encode_pictures(tiny.vae, images)
+    assert posterior.mean.shape == (2, 4, 8, 8)
+    assert tiny.vae_scale == 2
+    assert torch.equal(posterior.sample(), posterior.mean)
+    again = load(str(tmp_path), Options()).vae
+    assert isinstance(again, AutoencoderTiny)
+    assert torch.equal(encode_pictures(again, images).mean, posterior.mean)
+    assert torch.equal(again.decode(posterior.mean).sample, tiny.vae.decode(posterior.mean).sample)
+    assert "block_out_channels" not in caplog.text, "the stock warning about its own key"
+    unread = load(str(tmp_path), Options(), weights=False).vae
+    assert [p.shape for p in unread.parameters()] == [p.shape for p in again.parameters()]
