@@ -84,6 +84,7 @@ class MakeExamples:
     name = "make"
     processes = 0
     accelerated = False
+    releases = False
     part_size = 200
 
     @property
@@ -107,6 +108,7 @@ class ApplyDecisions:
     name = "decisions"
     processes = 0
     accelerated = False
+    releases = False
     part_size = 0
 
     @property

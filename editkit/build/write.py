@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from editkit.build.rows import Row
 from editkit.build.stages import Part, whole_file
-from editkit.data.spec import DataSpec, spec_hash
+from editkit.data.spec import NOT_OF_THE_SET, DataSpec, spec_hash
 from editkit.progress import Bar
 
 FORMAT = 1
@@ -97,7 +97,7 @@ def write_manifest(
         "format": FORMAT,
         "kind": spec.kind,
         "name": spec.name,
-        "spec": spec.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json", exclude=NOT_OF_THE_SET),
         "spec_sha256": spec_hash(spec),
         "counts": {s: r.count for s, r in results.items()},
         "categories": {s: dict(sorted(r.categories.items())) for s, r in results.items() if set(r.categories) != {""}},
