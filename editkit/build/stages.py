@@ -10,14 +10,12 @@ part by part: the disk then never holds more of it than a few parts for each pro
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import pickle
 import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +27,7 @@ import pyarrow.parquet as pq
 from editkit.build.engine import Engine, Step
 from editkit.build.rows import Row
 from editkit.errors import UserError
+from editkit.files import whole_file
 from editkit.progress import progress
 
 VERSION = 1  # of the parts; raised when old ones must not be used
@@ -305,19 +304,9 @@ def _release(path: Path) -> None:
 
 
 def write_part(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
-    """Writes a file that is whole or not there, whenever the process or the machine stops."""
-    with whole_file(path) as half:
+    """Writes a part; of a cluster, another worker may be writing the same one."""
+    with whole_file(path, shared=True) as half:
         pq.write_table(pa.Table.from_pylist(list(rows), schema), half, row_group_size=100, compression="zstd")
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Generator[Path, None, None]:
-    """A name to write to, which becomes `path` when the block ends well."""
-    half = path.with_name(f"{path.name}.{os.getpid()}.half")
-    yield half
-    with half.open("rb") as file:
-        os.fsync(file.fileno())
-    half.replace(path)
 
 
 def reasons(path: Path) -> Counter[str]:
