@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from editkit.environment import describe
+from editkit.files import whole_file
 from editkit.runs import find_run
 
 HINT = "editkit env --bundle {run} packs what an issue report needs"
@@ -63,17 +64,12 @@ def bundle(name: str) -> Path:
     """
     run = find_run(name).resolve()
     path = run.with_name(f"{run.name}-bundle.zip")
-    staging = path.with_name(f"{path.name}.staging")
     clean = Scrubber(os.environ)
-    try:
-        with zipfile.ZipFile(staging, "w", zipfile.ZIP_DEFLATED) as packed:
-            for inside, text in _texts(run):
-                packed.writestr(f"{run.name}/{inside}", clean(text))
-            for picture in _pictures(run):
-                packed.write(picture, f"{run.name}/{picture.relative_to(run).as_posix()}")
-        os.replace(staging, path)
-    finally:
-        staging.unlink(missing_ok=True)
+    with whole_file(path) as half, zipfile.ZipFile(half, "w", zipfile.ZIP_DEFLATED) as packed:
+        for inside, text in _texts(run):
+            packed.writestr(f"{run.name}/{inside}", clean(text))
+        for picture in _pictures(run):
+            packed.write(picture, f"{run.name}/{picture.relative_to(run).as_posix()}")
     return path
 
 

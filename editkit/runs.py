@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
-import os
 from collections.abc import Generator
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -88,14 +87,3 @@ def find_run(name: str) -> Path:
 
 def _started(run: Path) -> str:
     return json.loads((run / "run.json").read_text(encoding="utf-8")).get("started", "")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is whole or the one before."""
-    staging = path.with_name(f"{path.name}.staging")
-    try:
-        staging.write_text(text, encoding="utf-8")
-        os.replace(staging, path)
-    except OSError:
-        staging.unlink(missing_ok=True)
-        raise

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "editkit"
 
 # From the top to the bottom: a room may import those that stand to its right, and itself.
 ORDER = ["cli", "apps", "publish", "train", "build", "methods", "evaluate", "models", "diffusion", "data", "recipe"]
-EVERYWHERE = {"errors", "progress", "runs", "environment", "imports", "bundle", "__init__", "__main__"}
+EVERYWHERE = {"errors", "files", "progress", "runs", "environment", "imports", "bundle", "__init__", "__main__"}
 LAB = "lab"  # worlds, teachers and judges stand beside the rooms that use them
 MAY_USE_LAB = {"apps", "cli", "build", "evaluate", "methods"}
 

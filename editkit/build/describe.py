@@ -62,6 +62,7 @@ class Describe:
     schema = DESCRIBED
     processes = 1  # limits of rate hold for one process
     accelerated = False
+    releases = False
     part_size = 50
 
     def identity(self) -> Mapping[str, Any]:

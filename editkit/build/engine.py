@@ -6,36 +6,49 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
-from typing import Protocol, TypeVar
+from typing import Any, Protocol
 
 from editkit.errors import UserError
 
 # What every worker needs, imported once by the server that they are forked from; nothing that starts threads.
 PRELOADED = ["editkit.build.pipeline", "editkit.lab.avatar_builder"]
 
-T = TypeVar("T")
-R = TypeVar("R")
+IN_FLIGHT = 2  # tasks a process has at most of a step, the running one included: what waits takes memory, or disk
 
-IN_FLIGHT = 2  # tasks a process has at most, the running one included: what waits takes memory
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is done to a task.
+
+    Attributes:
+        function: from what is given to what the next step is given; of a module, so that other processes find it.
+        most: processes at most; 0 = as many as there are.
+        accelerated: each computes on an accelerator, where there is one.
+    """
+
+    function: Callable[[Any], Any]
+    most: int = 0
+    accelerated: bool = False
 
 
 class Engine(Protocol):
-    """Runs a function over tasks; what a task makes lies in files, so what comes back is small."""
+    """Leads tasks through steps; what a task makes lies in files, so what comes back is small."""
 
     processes: int
 
-    def run(self, function: Callable[[T], R], tasks: Iterable[T], most: int = 0, accelerated: bool = False) -> Iterator[R]:
-        """The results as they come, in no order.
+    def run(self, steps: Sequence[Step], tasks: Iterable[Any]) -> Iterator[Any]:
+        """What comes out of the last step, as it comes, in no order.
+
+        A task goes on to its next step while others are at an earlier one, and no step gets far ahead of the one behind it.
 
         Args:
-            function: of a module, so that other processes find it.
+            steps: the first is given the tasks.
             tasks: what can be pickled.
-            most: processes at most; 0 = as many as there are.
-            accelerated: each computes on an accelerator, where there is one.
         """
         ...
 
@@ -55,34 +68,42 @@ class LocalEngine:
         self.processes = processes or usable_cores()
         self._pools: dict[int, ProcessPoolExecutor] = {}
 
-    def run(self, function: Callable[[T], R], tasks: Iterable[T], most: int = 0, accelerated: bool = False) -> Iterator[R]:
-        """See `Engine`; tasks are taken no faster than they are done."""
-        if accelerated and _has_accelerator():
-            most = 1  # several would be in each other's way
-        processes = min(self.processes, most or self.processes)
-        pool = self._pools.get(processes) or self._started(processes)
-        flight: set[Future[R]] = set()
+    def run(self, steps: Sequence[Step], tasks: Iterable[Any]) -> Iterator[Any]:
+        """See `Engine`; a step asks the one before for tasks, no faster than it does them itself."""
         try:
-            for task in tasks:
-                flight.add(pool.submit(function, task))
-                if len(flight) >= IN_FLIGHT * processes:
-                    done, flight = wait(flight, return_when=FIRST_COMPLETED)
-                    yield from (f.result() for f in done)
-            while flight:
-                done, flight = wait(flight, return_when=FIRST_COMPLETED)
-                yield from (f.result() for f in done)
+            for step in steps:
+                tasks = self._run(step, tasks)
+            yield from tasks
         except BrokenProcessPool as error:
-            self.close()
+            self._end()
             raise UserError(
                 "a process of the build was ended from outside (out of memory?); "
                 "what is finished is kept, and the same command goes on"
             ) from error
         except BaseException:
-            # Nobody waits for the tasks in flight; Python has a public way to end them only from 3.14 on.
+            self._end()
+            raise
+
+    def _run(self, step: Step, tasks: Iterable[Any]) -> Iterator[Any]:
+        most = 1 if step.accelerated and _has_accelerator() else step.most  # several would be in each other's way
+        processes = min(self.processes, most or self.processes)
+        pool = self._pools.get(processes) or self._started(processes)
+        flight: set[Future[Any]] = set()
+        for task in tasks:
+            flight.add(pool.submit(step.function, task))
+            patience = None if len(flight) >= IN_FLIGHT * processes else 0.0
+            done, flight = wait(flight, patience, FIRST_COMPLETED)
+            yield from (f.result() for f in done)
+        while flight:
+            done, flight = wait(flight, return_when=FIRST_COMPLETED)
+            yield from (f.result() for f in done)
+
+    def _end(self) -> None:
+        """Nobody waits for the tasks in flight, of any step; Python has a public way to end them only from 3.14 on."""
+        for pool in self._pools.values():
             for process in list((getattr(pool, "_processes", None) or {}).values()):
                 process.terminate()
-            self.close()
-            raise
+        self.close()
 
     def _started(self, processes: int) -> ProcessPoolExecutor:
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"

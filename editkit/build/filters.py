@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import torch
+from pydantic import Field
 
 from editkit.build.rows import Row, image, parquet_schema
 from editkit.data.pictures import Picture
@@ -27,7 +28,13 @@ FILTERED = parquet_schema("edit_pairs", generated=True).append(pa.field("dropped
 
 
 class FilterOptions(Section):
-    """The keys of `[build.filter]`; the thresholds are the paper's and belong to CLIP ViT-L/14."""
+    """The keys of `[build.filter]`; the thresholds are the paper's and belong to CLIP ViT-L/14.
+
+    With `release` the pictures that were drawn are deleted part by part, as soon as they are filtered. The disk then holds the
+    kept pairs and a few parts in the making, not all that was drawn; but other thresholds for a build that was stopped then
+    mean drawing again, which is refused until asked for. It can be switched on at any time, also for what a stopped build has
+    drawn, and the data set is the same.
+    """
 
     clip: str  # "lab:tiny-clip", a folder or a Hub id
     image: float = 0.75  # least similarity of source and target; the paper's script has 0.7
@@ -35,6 +42,7 @@ class FilterOptions(Section):
     source_caption: float = 0.2  # least similarity of the source and its caption
     target_caption: float = 0.2
     keep: PositiveInt = 4  # pairs of one prompt pair that are kept: those whose changes agree best
+    release: Annotated[bool, Field(exclude=True)] = False  # excluded, for it is no part of what the rows depend on
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,10 @@ class FilterPairs:
     accelerated = False
     schema = FILTERED
     part_size = 0
+
+    @property
+    def releases(self) -> bool:
+        return self.options.release
 
     def identity(self) -> Mapping[str, Any]:
         facts = {"version": VERSION, "licence": self.licence, "clip_sha256": self.clip_version}

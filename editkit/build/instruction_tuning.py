@@ -81,6 +81,7 @@ class Tune:
     name = "tune"
     processes = 0
     accelerated = False
+    releases = False
     part_size = PART
 
     @property

@@ -87,6 +87,7 @@ class MakeExamples:
     name = "make"
     processes = 0
     accelerated = False
+    releases = False
     part_size = 200
 
     @property
@@ -110,6 +111,7 @@ class ApplyDecisions:
     name = "decisions"
     processes = 0
     accelerated = False
+    releases = False
     part_size = 0
 
     @property

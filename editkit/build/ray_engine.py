@@ -12,18 +12,17 @@ import os
 import pickle
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any, TypeVar
+from itertools import islice
+from typing import Any
 
-from editkit.build.engine import usable_cores
+from editkit.build.engine import Step, usable_cores
 from editkit.environment import require_extra
 from editkit.errors import UserError
 
-T = TypeVar("T")
-R = TypeVar("R")
-
+WINDOW = 8  # tasks a worker that are given to Ray at once where there are several steps: it may let the first run far ahead
 PATIENCE_S = 10  # for a cluster to answer
 OURS = "EDITKIT_"  # what the variables begin with that the workers are given; keys of vendors have to be set on the nodes
 
@@ -36,11 +35,8 @@ class RayEngine:
         self.processes = processes or usable_cores()  # of a cluster, what it has when the work begins
         self._started = False
 
-    def run(self, function: Callable[[T], R], tasks: Iterable[T], most: int = 0, accelerated: bool = False) -> Iterator[R]:
+    def run(self, steps: Sequence[Step], tasks: Iterable[Any]) -> Iterator[Any]:
         """See `Engine`; Ray Data holds back parts for which there is no worker."""
-        rows = [{"task": pickle.dumps(task)} for task in tasks]
-        if not rows:
-            return
         ray, data = _ray("ray"), _ray("ray.data")
         if not ray.is_initialized():
             _start(ray, self.processes)
@@ -51,14 +47,19 @@ class RayEngine:
         context.enable_progress_bars = False  # the build has its own
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is said once, by us
-        wanted = {"num_gpus": 1} if accelerated and resources.get("GPU") else {"num_cpus": 1}
-        # A block a part: what is lost with a worker is one part.
-        parts = data.from_items(rows, override_num_blocks=len(rows))
-        done = parts.map(partial(_in_worker, function, os.getcwd()), concurrency=most or None, **wanted)
-        for row in done.iter_rows():
-            if row["mistake"]:
-                raise UserError(row["mistake"])
-            yield pickle.loads(row["result"])
+        kinds = ["GPU" if step.accelerated and resources.get("GPU") else "CPU" for step in steps]
+        workers = min(step.most or max(1, int(resources.get(kind, 0))) for step, kind in zip(steps, kinds, strict=True))
+        waiting = ({"task": pickle.dumps(task), "mistake": ""} for task in tasks)
+        while rows := list(islice(waiting, WINDOW * workers if len(steps) > 1 else None)):
+            # A block a part: what is lost with a worker is one part.
+            parts = data.from_items(rows, override_num_blocks=len(rows))
+            for step, kind in zip(steps, kinds, strict=True):
+                wanted = {f"num_{kind.lower()}s": 1}
+                parts = parts.map(partial(_in_worker, step.function, os.getcwd()), concurrency=step.most or None, **wanted)
+            for row in parts.iter_rows():
+                if row["mistake"]:
+                    raise UserError(row["mistake"])
+                yield pickle.loads(row["task"])
 
     def close(self) -> None:
         if self._started:
@@ -86,8 +87,10 @@ def _start(ray: Any, processes: int) -> None:
 
 
 def _in_worker(function: Callable[[Any], Any], folder: str, row: dict[str, Any]) -> dict[str, Any]:
+    if row["mistake"]:  # of an earlier step
+        return row
     os.chdir(folder)  # what the spec names is relative to it
     try:
-        return {"result": pickle.dumps(function(pickle.loads(row["task"]))), "mistake": ""}
+        return {"task": pickle.dumps(function(pickle.loads(row["task"]))), "mistake": ""}
     except UserError as error:  # as text: what Ray makes of an exception names its own settings
-        return {"result": b"", "mistake": str(error)}
+        return {"task": b"", "mistake": str(error)}

@@ -69,6 +69,7 @@ class RenderPairs:
     part_size = 0
     processes = 0
     accelerated = True
+    releases = False
 
     def identity(self) -> Mapping[str, Any]:
         return {"version": VERSION, "seed": self.seed, "model_sha256": self.model_version, **self.options.model_dump()}

@@ -60,6 +60,7 @@ class RenderEdits:
     part_size = 0
     processes = 0
     accelerated = True
+    releases = False
 
     def identity(self) -> Mapping[str, Any]:
         said = {"version": VERSION, "seed": self.seed, "pictures": self.pictures}

@@ -3,18 +3,19 @@
 A part is one Parquet file in the folder of its stage. It is a pure function of the part before it and of what the stage says
 of itself, so the bytes are the same whichever process makes it, and whatever is there need not be made again. The folder of a
 stage is named by a hash over all that its parts depend on: another threshold makes the filter anew and not the pictures.
+
+A part goes through consecutive stages while others are still at an earlier one. So a stage can release what stands before it,
+part by part: the disk then never holds more of it than a few parts for each process.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import pickle
 import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,12 +24,15 @@ from typing import Any, Protocol, runtime_checkable
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from editkit.build.engine import Engine
+from editkit.build.engine import Engine, Step
 from editkit.build.rows import Row
+from editkit.errors import UserError
+from editkit.files import whole_file
 from editkit.progress import progress
 
 VERSION = 1  # of the parts; raised when old ones must not be used
 DROPPED = "dropped"  # the column that says why a row goes no further; "" = it does
+RELEASED = ".released"  # in place of .parquet: a part whose pictures the next stage needs no more
 
 
 class Stage(Protocol):
@@ -56,6 +60,11 @@ class Stage(Protocol):
         ...
 
     @property
+    def releases(self) -> bool:
+        """Whether a part of the stage before, unless that one gathers, is emptied when this one's is whole."""
+        ...
+
+    @property
     def part_size(self) -> int:
         """Rows that the first stage is given at once; later ones are given the parts that are there."""
         ...
@@ -65,7 +74,7 @@ class Stage(Protocol):
         ...
 
     def open(self) -> Callable[[list[Row]], list[Row]]:
-        """Loads what the work needs, once a process."""
+        """Loads what the work needs, once a process; consecutive stages may be open in it together."""
         ...
 
 
@@ -120,13 +129,6 @@ class Part:
         return sum(n for reason, n in reasons(self.path).items() if not reason)
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    stage: bytes  # pickled, so that a process opens it once
-    part: Part
-    path: Path
-
-
 def first_parts(counts: Mapping[str, int], size: int) -> list[Part]:
     """The numbers of the examples that are asked for, in parts."""
     return [
@@ -147,39 +149,69 @@ def run_stages(
     work = work.resolve()  # a worker of a cluster may begin in another folder
     key = _hash({"version": VERSION, "counts": dict(counts)})
     parts = first_parts(counts, chain[0].part_size)
-    made = []
-    for number, stage in enumerate(chain):
-        key = _hash({"before": key, "stage": stage.name, **stage.identity()})
-        folder = work / f"{number}-{stage.name}-{key}"
-        for stale in work.glob(f"{number}-*"):
-            if stale != folder:
-                shutil.rmtree(stale)
-        shown = label if len(chain) == 1 else f"{label}: {stage.name} ({number + 1} of {len(chain)})"
-        if isinstance(stage, Gathering):
-            parts = _run_gathering(stage, parts, folder, shown)
+    made: list[tuple[str, list[Part]]] = []
+    for stages in _together(chain):
+        folders: list[Path] = []
+        for number, stage in enumerate(stages, len(made)):
+            key = _hash({"before": key, "stage": stage.name, **stage.identity()})
+            folder = work / f"{number}-{stage.name}-{key}"
+            for stale in work.glob(f"{number}-*"):
+                if stale != folder:
+                    _refuse_to_lose(stale, folders, stage.name)
+                    shutil.rmtree(stale)
+            folders.append(folder)
+        names = [stage.name for stage in stages]
+        place = "-".join(str(n) for n in sorted({len(made) + 1, len(made) + len(stages)}))
+        shown = label if len(chain) == 1 else f"{label}: {', '.join(names)} ({place} of {len(chain)})"
+        if isinstance(stages[0], Gathering):
+            results = [_run_gathering(stages[0], parts, folders[0], shown)]
         else:
-            parts = _run_stage(stage, parts, folder, engine, shown)
-        made.append((stage.name, parts))
+            results = _run_together(stages, parts, folders, engine, shown)
+        made += zip(names, results, strict=True)
+        parts = results[-1]
     return made
 
 
-def _run_stage(stage: Stage, parts: Sequence[Part], folder: Path, engine: Engine, label: str) -> list[Part]:
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_half_written(folder)
-    packed = pickle.dumps(stage)
-    there = [p for p in parts if (folder / p.file).is_file()]
-    tasks = [_Task(packed, p, folder / p.file) for p in parts if not (folder / p.file).is_file()]
-    total, done = sum(p.count() for p in parts), sum(p.count() for p in there)
-    kept: Counter[bool] = Counter()
-    for part in there:
-        kept.update(_kept(folder / part.file))
-    if tasks:
-        with progress(total, label, done) as bar:
-            for taken, found in engine.run(_make_part, tasks, stage.processes, stage.accelerated):
-                kept.update(found)
-                share = {} if not kept[False] else {"kept": f"{kept[True] / sum(kept.values()):.0%}"}
-                bar.advance(taken, **share)
-    return [Part(p.split, p.index, folder / p.file) for p in parts]
+def _refuse_to_lose(stale: Path, before: Sequence[Path], name: str) -> None:
+    """Parts that were released cannot be had back, and may have taken days."""
+    lost = len(list(before[-1].glob(f"*{RELEASED}"))) if before else 0
+    if lost:
+        raise UserError(
+            f"{before[-1]}: found {lost} parts that were released to a {name} with other options; "
+            f"expected those options again, or, to have these parts made anew, that you delete {stale}"
+        )
+
+
+def _together(chain: Sequence[Stage | Gathering]) -> list[list[Any]]:
+    """Stages that stand side by side; each that gathers by itself."""
+    found: list[list[Any]] = []
+    for stage in chain:
+        if not found or isinstance(stage, Gathering) or isinstance(found[-1][0], Gathering):
+            found.append([])
+        found[-1].append(stage)
+    return found
+
+
+def _run_together(
+    stages: Sequence[Stage], parts: Sequence[Part], folders: Sequence[Path], engine: Engine, label: str
+) -> list[list[Part]]:
+    """Leads every part through all the stages; the bar counts the rows that the first one is given."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_half_written(folder)
+    packed = pickle.dumps(list(stages))
+    making = [_Making(packed, n, tuple(folders), s.releases and n > 0) for n, s in enumerate(stages)]
+    rows = {p.file: p.count() for p in parts}
+    there = {file for file in rows if all(m.is_done(file) for m in making)}
+    if len(there) < len(parts):
+        kept: Counter[bool] = sum((_kept(making, file) for file in there), Counter())
+        steps = [Step(m, s.processes, s.accelerated) for m, s in zip(making, stages, strict=True)]
+        with progress(sum(rows.values()), label, sum(rows[file] for file in there)) as bar:
+            for part in engine.run(steps, (p for p in parts if p.file not in there)):
+                kept += _kept(making, part.file)
+                share = {} if not kept[False] else {"kept": f"{kept[True] / kept.total():.0%}"}
+                bar.advance(rows[part.file], **share)
+    return [[Part(p.split, p.index, m.found(p.file)) for p in parts] for m in making]
 
 
 def _run_gathering(stage: Gathering, parts: Sequence[Part], folder: Path, label: str) -> list[Part]:
@@ -218,34 +250,63 @@ def _gather(stage: Gathering, parts: Sequence[Part], folder: Path, advance: Call
     flush()
 
 
-def _make_part(task: _Task) -> tuple[int, Counter[bool]]:
-    """In a worker: one part, from its file to the next stage's; (rows taken, rows by whether they go further)."""
-    stage, make = _opened(task.stage)
-    rows = task.part.rows()
-    write_part(task.path, make(rows) if rows else [], stage.schema)
-    return len(rows), _kept(task.path)
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """One of consecutive stages, as a function from the part before to its own."""
+
+    packed: bytes  # all of them; pickled, so that a process opens each once
+    number: int
+    folders: tuple[Path, ...]
+    releases: bool  # the part before
+
+    def __call__(self, part: Part) -> Part:
+        """In a worker."""
+        path = self.found(part.file)
+        if path is None:
+            path, rows = self.folders[self.number] / part.file, part.rows()
+            stages, opened = _opened(self.packed)
+            stage = stages[self.number]
+            make = opened.get(self.number) or opened.setdefault(self.number, stage.open())
+            write_part(path, make(rows) if rows else [], stage.schema)
+        if self.releases:
+            _release(self.folders[self.number - 1] / part.file)
+        return Part(part.split, part.index, path)
+
+    def found(self, file: str) -> Path | None:
+        """A part that is whole, or what is left of it if the next stage has taken it; None = it has to be made."""
+        found = None
+        for folder in reversed(self.folders[self.number :]):
+            whole, left = folder / file, _left_of(folder / file)
+            found = whole if whole.is_file() else left if found and left.is_file() else None
+        return found
+
+    def is_done(self, file: str) -> bool:
+        """Whether nothing is left to do; one that was killed may not have released the part before."""
+        return self.found(file) is not None and not (self.releases and (self.folders[self.number - 1] / file).is_file())
 
 
 @lru_cache(maxsize=1)
-def _opened(packed: bytes) -> tuple[Stage, Callable[[list[Row]], list[Row]]]:
-    stage = pickle.loads(packed)
-    return stage, stage.open()
+def _opened(packed: bytes) -> tuple[list[Stage], dict[int, Callable[[list[Row]], list[Row]]]]:
+    """Consecutive stages, and what a process has opened of them; it lets go of those of others first."""
+    return pickle.loads(packed), {}
+
+
+def _left_of(path: Path) -> Path:
+    return path.with_suffix(RELEASED)
+
+
+def _release(path: Path) -> None:
+    """Leaves of a part why its rows went no further, for `reasons`."""
+    if path.is_file():
+        why = list(reasons(path).elements())
+        write_part(_left_of(path), [{DROPPED: reason} for reason in why], pa.schema([(DROPPED, pa.string())]))
+        path.unlink()
 
 
 def write_part(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
-    """Writes a file that is whole or not there, whenever the process or the machine stops."""
-    with whole_file(path) as half:
+    """Writes a part; of a cluster, another worker may be writing the same one."""
+    with whole_file(path, shared=True) as half:
         pq.write_table(pa.Table.from_pylist(list(rows), schema), half, row_group_size=100, compression="zstd")
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Generator[Path, None, None]:
-    """A name to write to, which becomes `path` when the block ends well."""
-    half = path.with_name(f"{path.name}.{os.getpid()}.half")
-    yield half
-    with half.open("rb") as file:
-        os.fsync(file.fileno())
-    half.replace(path)
 
 
 def reasons(path: Path) -> Counter[str]:
@@ -256,11 +317,11 @@ def reasons(path: Path) -> Counter[str]:
     return Counter(file.read([DROPPED]).column(DROPPED).to_pylist())
 
 
-def _kept(path: Path) -> Counter[bool]:
-    found: Counter[bool] = Counter()
-    for reason, count in reasons(path).items():
-        found[not reason] += count
-    return found
+def _kept(making: Sequence[_Making], file: str) -> Counter[bool]:
+    """Rows of a part by whether they came through all of consecutive stages."""
+    every = [reasons(path) for each in making if (path := each.found(file))]
+    dropped = sum(n for each in every for reason, n in each.items() if reason)
+    return Counter({True: sum(n for reason, n in every[-1].items() if not reason), False: dropped})
 
 
 def _remove_half_written(folder: Path) -> None:

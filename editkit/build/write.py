@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from editkit.build.rows import Row
-from editkit.build.stages import Part, whole_file
-from editkit.data.spec import DataSpec, spec_hash
+from editkit.build.stages import Part
+from editkit.data.spec import NOT_OF_THE_SET, DataSpec, spec_hash
+from editkit.files import whole_file, write_whole
 from editkit.progress import Bar
 
 FORMAT = 1
@@ -97,7 +98,7 @@ def write_manifest(
         "format": FORMAT,
         "kind": spec.kind,
         "name": spec.name,
-        "spec": spec.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json", exclude=NOT_OF_THE_SET),
         "spec_sha256": spec_hash(spec),
         "counts": {s: r.count for s, r in results.items()},
         "categories": {s: dict(sorted(r.categories.items())) for s, r in results.items() if set(r.categories) != {""}},
@@ -106,5 +107,4 @@ def write_manifest(
         "sha256": hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest(),
         "provenance": {"builder": builder, "spec_file": spec_file, **generation},
     }
-    with whole_file(folder / "dataset.json") as half:
-        half.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / "dataset.json", json.dumps(manifest, indent=1) + "\n")

@@ -16,8 +16,10 @@ from editkit.recipe.schema import Component, Fraction, Names, PositiveInt, Secti
 
 FORMAT = 1
 Kind = Literal["edit_pairs", "edit_requests", "captioned_images"]
+# Keys that change nothing of a data set but the disk that building it takes.
+NOT_OF_THE_SET = {"build": {"filter": {"release"}}}
 # Keys that change nothing of what a builder makes.
-NOT_BUILT_FROM = {"role", "get", "expect", "unverified", "notes", "check", "fix"}
+NOT_BUILT_FROM = dict.fromkeys(("role", "get", "expect", "unverified", "notes", "check", "fix"), True) | NOT_OF_THE_SET
 
 
 class Build(Component):

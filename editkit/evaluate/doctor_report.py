@@ -17,7 +17,7 @@ from editkit.data.examples import Dataset, all_texts, pictures_of
 from editkit.data.pictures import Picture, PictureError
 from editkit.evaluate.pages import templates
 from editkit.evaluate.pictures import difference
-from editkit.runs import write_whole
+from editkit.files import write_whole
 
 CARDS = 12  # findings of a kind that are shown with their pictures
 LISTED = 400  # that are listed

@@ -18,7 +18,7 @@ from editkit.evaluate.charts import Curve, line_chart, read_metrics, smooth, tra
 from editkit.evaluate.pages import templates
 from editkit.evaluate.scores import BASELINES, FIGURES, figure, figures_of, kinds_of
 from editkit.evaluate.tradeoff import FILE as TRADEOFF_FILE
-from editkit.runs import write_whole
+from editkit.files import write_whole
 
 MEANINGS = {
     "followed": "of the attributes that the instructions change, how many the judge reads as asked",

@@ -7,7 +7,6 @@ machine without an accelerator such weights no longer count as the process's own
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from editkit.data.cache import cache_root, entry_key, weights_hash
+from editkit.files import whole_file
 
 
 def map_weights(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -29,9 +29,8 @@ def map_weights(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     path = cache_root() / f"parked-{entry_key(content=[], layout=layout, weights=weights_hash(tensors))}.safetensors"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        staging = path.with_suffix(f".{os.getpid()}.staging")
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, staging)
-        os.replace(staging, path)
+        with whole_file(path, shared=True) as half:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, half)
     return load_file(path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from editkit.files import whole_file
 from editkit.train.post_hoc import power_decay, snapshot_path, to_gamma
 
 SIGMA_REL = (0.05, 0.10)  # of the two averages that snapshots are taken of (Karras et al. 2024, section 3.2)
@@ -101,10 +101,8 @@ class PostHocAverage:
         """Writes both averages to `folder`, fp32, a file each; a file is whole or not there."""
         folder.mkdir(parents=True, exist_ok=True)
         for sigma, average in self._averages.items():
-            path = snapshot_path(folder, self._updates, sigma)
-            staging = path.with_name(f"{path.name}.staging")
-            save_file({n: a.contiguous() for n, a in average.items()}, staging, {"format": "1"})
-            os.replace(staging, path)
+            with whole_file(snapshot_path(folder, self._updates, sigma)) as half:
+                save_file({n: a.contiguous() for n, a in average.items()}, half, {"format": "1"})
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self._updates, "averages": {str(s): dict(a) for s, a in self._averages.items()}}

@@ -6,13 +6,13 @@ in the cache folder, by everything that it was made from.
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
 
 from pydantic import TypeAdapter, ValidationError
 
 from editkit.data.cache import cache_root, entry_key
 from editkit.errors import UserError
+from editkit.files import write_whole
 from editkit.recipe.load import dump
 from editkit.train.estimate import MEASURED, Estimate, estimate
 from editkit.train.machines import this_machine
@@ -46,7 +46,5 @@ def _remembered(setup: Setup) -> Estimate:
     except (OSError, ValidationError):
         found = estimate(setup.recipe, this_machine(setup.device), dataset=setup.train)
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_suffix(f".{os.getpid()}.staging")
-    staging.write_bytes(STORED.dump_json(found))
-    os.replace(staging, path)
+    write_whole(path, STORED.dump_json(found), shared=True)
     return found

@@ -14,9 +14,9 @@ import torch
 
 from editkit.data.examples import Dataset, pictures_of
 from editkit.data.pictures import PictureError
+from editkit.files import write_whole
 from editkit.recipe.load import dump, recipe_hash
 from editkit.recipe.schema import Recipe
-from editkit.runs import write_whole
 from editkit.train.batches import Taken
 from editkit.train.ranks import world
 from editkit.train.track import Tracking

@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from editkit.files import flush, write_whole
+
 MANIFEST = "manifest.json"
 STAGING, REPLACED, DOOMED = ".staging", ".replaced", ".doomed"
 THREADS = 8
@@ -39,7 +41,7 @@ def settle(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
     """
     files = list(files)
     with ThreadPoolExecutor(THREADS) as pool:  # both let go of the interpreter's lock, and one waits while the other computes
-        flushed = [pool.submit(_flush, path) for path in files]
+        flushed = [pool.submit(flush, path) for path in files]
         hashed = {path: pool.submit(_sha256, path) for path in files}
         for task in flushed:
             task.result()
@@ -53,11 +55,8 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
         folder: where the files lie that `manifest["files"]` lists, as `settle` returns them.
         manifest: what can be written as JSON.
     """
-    staged = folder / (MANIFEST + STAGING)
-    staged.write_text(json.dumps({**manifest, "seal": _seal(manifest)}, indent=1), encoding="utf-8")
-    _flush(staged)
-    os.replace(staged, folder / MANIFEST)
-    _flush(folder)
+    write_whole(folder / MANIFEST, json.dumps({**manifest, "seal": _seal(manifest)}, indent=1))
+    flush(folder)
 
 
 def put_in_place(folder: Path) -> None:
@@ -66,7 +65,7 @@ def put_in_place(folder: Path) -> None:
     if folder.exists():
         os.replace(folder, replaced)
     os.replace(staging_of(folder), folder)
-    _flush(folder.parent)
+    flush(folder.parent)
     if replaced.exists():
         discard(replaced)
 
@@ -148,14 +147,3 @@ def _seal(manifest: Mapping[str, Any]) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file, or what a folder lists, is on the disk."""
-    if path.is_dir() and os.name != "posix":
-        return  # other systems cannot open a folder
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

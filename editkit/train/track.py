@@ -20,9 +20,9 @@ from huggingface_hub import constants as hub_constants
 from PIL import Image
 
 from editkit.errors import UserError
+from editkit.files import write_whole
 from editkit.recipe.schema import Recipe
 from editkit.recipe.schema import Tracking as Options
-from editkit.runs import write_whole
 
 IDS = "tracking.json"  # of the run: back end -> what its library calls this run
 TENSORBOARD = "tensorboard"  # folder of the run

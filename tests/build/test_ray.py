@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from editkit.build.pipeline import build_spec
-from editkit.build.ray_engine import RayEngine
+from editkit.build.ray_engine import WINDOW, RayEngine
 from editkit.build.rows import Row
 from editkit.build.stages import run_stages
 from editkit.errors import UserError
+from tests.build.test_release import MANY, ONE, Watched, _chain
+from tests.build.test_release import _run as _run_released
 from tests.build.test_stages import COUNTS, Distinct, Fails, Square, _files, _marks, _run
 from tests.tiny import avatars_spec
 
@@ -66,13 +69,31 @@ def test_a_killed_worker_loses_and_doubles_nothing(marks: Path, tmp_path: Path, 
 def test_a_mistake_in_a_worker_is_the_users_line(marks: Path, tmp_path: Path, ray_engine: RayEngine) -> None:
     with pytest.raises(UserError, match=r"^eight is too much$"):
         run_stages([Fails(str(marks))], COUNTS, tmp_path / "work", ray_engine, "test")
-    run_stages([Square(str(marks))], COUNTS, tmp_path / "work", ray_engine, "test")  # what was finished is kept
-    assert set(_marks(marks).values()) == {1}
+    there = {path: path.stat().st_mtime_ns for path in tmp_path.glob("work/*/*.parquet")}
+    run_stages([Square(str(marks))], COUNTS, tmp_path / "work", ray_engine, "test")
+    assert all(path.stat().st_mtime_ns == at for path, at in there.items())  # what was finished is kept
 
 
 def test_stages_that_gather_stand_between(marks: Path, tmp_path: Path, ray_engine: RayEngine) -> None:
     made = run_stages([Square(str(marks)), Distinct()], COUNTS, tmp_path / "work", ray_engine, "test")
     assert [name for name, _ in made] == ["square", "distinct"]
+
+
+def test_stages_go_on_together_and_release_as_on_one_machine(marks: Path, tmp_path: Path, ray_engine: RayEngine) -> None:
+    found = _run_released(_chain(marks), tmp_path / "cluster", ray_engine, MANY)
+    assert found == _run_released(_chain(marks, release=False), tmp_path / "local", ONE, MANY)
+    assert not list((tmp_path / "cluster").glob("0-*/*.parquet"))
+
+
+def test_a_window_bounds_what_waits_and_opens_no_stage_again(marks: Path, tmp_path: Path, ray_engine: RayEngine) -> None:
+    work = str(tmp_path / "work")
+    judge = Watched(str(marks), name="judge", releases=True, processes=1, work=work)
+    run_stages([Watched(str(marks), name="draw", work=work), judge], MANY, Path(work), ray_engine, "test")
+    seen = [int(mark.name.split("-")[1]) for mark in marks.glob("whole-*")]
+    assert max(seen) <= WINDOW
+    opened = Counter(mark.name.split("-")[0] for mark in marks.glob("open *"))
+    assert opened["open draw"] <= 2
+    assert opened["open judge"] <= 2
 
 
 def test_a_data_set_is_built_on_a_cluster_and_goes_on_behind_a_kill(workplace: Path) -> None:

@@ -55,6 +55,7 @@ class Propose:
     part_size: int
     name = "propose"
     schema = PROPOSALS
+    releases = False
 
     @property
     def processes(self) -> int:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from editkit.runs import write_whole
+from editkit.files import write_whole
 
 Severity = Literal["error", "warning", "note"]
 Figure = float | int | str
