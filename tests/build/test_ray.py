@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from editkit.build.pipeline import build_spec
-from editkit.build.ray_engine import WINDOW, RayEngine
+from editkit.build.ray_engine import RayEngine
 from editkit.build.rows import Row
 from editkit.build.stages import run_stages
 from editkit.errors import UserError
@@ -85,12 +85,15 @@ def test_stages_go_on_together_and_release_as_on_one_machine(marks: Path, tmp_pa
     assert not list((tmp_path / "cluster").glob("0-*/*.parquet"))
 
 
-def test_a_window_bounds_what_waits_and_opens_no_stage_again(marks: Path, tmp_path: Path, ray_engine: RayEngine) -> None:
+def test_a_window_bounds_what_waits_for_a_slow_stage_and_opens_no_stage_again(
+    marks: Path, tmp_path: Path, ray_engine: RayEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("editkit.build.ray_engine.WINDOW", 2)
     work = str(tmp_path / "work")
-    judge = Watched(str(marks), name="judge", releases=True, processes=1, work=work)
-    run_stages([Watched(str(marks), name="draw", work=work), judge], MANY, Path(work), ray_engine, "test")
+    judge = Watched(str(marks), name="judge", releases=True, processes=1, work=work, takes_s=0.5)
+    run_stages([Watched(str(marks), name="draw", work=work), judge], {"train": 80}, Path(work), ray_engine, "test")
     seen = [int(mark.name.split("-")[1]) for mark in marks.glob("whole-*")]
-    assert max(seen) <= WINDOW
+    assert max(seen) <= 2
     opened = Counter(mark.name.split("-")[0] for mark in marks.glob("open *"))
     assert opened["open draw"] <= 2
     assert opened["open judge"] <= 2

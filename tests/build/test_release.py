@@ -51,6 +51,7 @@ class Watched(Square):
     """Says who opened it, and how many parts of the first stage are whole each time that it makes one."""
 
     work: str = ""
+    takes_s: float = 0.0
 
     def open(self) -> Callable[[list[Row]], list[Row]]:
         Path(self.marks, f"open {self.name}-{os.getpid()}-{time.monotonic_ns()}").touch()
@@ -59,6 +60,7 @@ class Watched(Square):
     def _make(self, rows: list[Row]) -> list[Row]:
         whole = len(list(Path(self.work).glob("0-*/*.parquet")))
         Path(self.marks, f"whole-{whole}-{time.monotonic_ns()}").touch()
+        time.sleep(self.takes_s)
         return super()._make(rows)
 
 
