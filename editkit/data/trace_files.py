@@ -37,8 +37,8 @@ from editkit.data.traces import (
     steps_of,
 )
 from editkit.errors import UserError
+from editkit.files import write_whole
 from editkit.recipe.schema import Section
-from editkit.runs import write_whole
 
 FORMAT = 1
 LINES, IMAGES = "traces.jsonl", "images"
