@@ -17,6 +17,10 @@ FIGURES = {
     "clip_image": "CLIP image",
     "n": "n",
 }
+SHARES = {
+    "followed", "kept", "attributes", "recall_at_1", "recall_at_5", "means_the_same", "exact", "most_frequent", "caught",
+    "false_alarms",
+}  # fmt: skip
 BASELINES = {"do_nothing": "do nothing", "ignore_source": "ignore the source"}
 
 
@@ -26,7 +30,7 @@ def figure(name: str, value: Any) -> str:
         return "-"
     if name in ("accuracy", "worst"):  # of judges, where the second decimal is what is left to see
         return f"{100 * value:.2f} %"
-    if name in ("followed", "kept", "attributes", "recall_at_1", "recall_at_5"):
+    if name in SHARES:
         return f"{100 * value:.1f} %"
     if "psnr" in name.lower():
         return f"{value:.1f} dB"
