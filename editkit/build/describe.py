@@ -120,8 +120,8 @@ class DescribeBuilder(GeneratedPairs):
         test: NonNegativeInt
         seed: int = 0  # of the chat model
         write: Literal["missing", "all"] = "missing"  # where the model's instruction is taken
-        # Agreement below which a pair is dropped: of a chat model yes 1, partly 0.5, no 0; of a captioner how likely the words
-        # that are there are beside its own.
+        # Agreement below which a pair is dropped: of a chat model yes 1, partly 0.5, no 0; of a captioner above 0.5 where the
+        # words that are there fit the pair better than others.
         least: Annotated[float, Field(ge=0, le=1)] = 0.0
         chat: ChatEndpoint | None = None
         captioner: CaptionerOptions | None = None

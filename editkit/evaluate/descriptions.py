@@ -12,7 +12,7 @@ from editkit.errors import UserError
 from editkit.lab.avatar_meaning import asks_for
 
 WORLDS = ("", "avatars")  # "" = nobody can decide what a text means
-DOUBTFUL = 0.25  # agreement below which given words are taken for those of another edit
+DOUBTFUL = 0.5  # agreement below which given words fit other pairs better than their own
 
 
 def check_world(world: str) -> None:
@@ -61,8 +61,9 @@ def score_by_category(pairs: Sequence[EditPair], said: Sequence[str], world: str
 
 
 def exchanged(pairs: Sequence[EditPair], world: str) -> list[str]:
-    """For each pair the first instruction of the next one, the first one's for the last; "" where it would be right too."""
-    others = [pair.instructions[0] for pair in (*pairs[1:], *pairs[:1])]
+    """For each pair the first instruction of the one that is half the set away; "" where it would be right here too."""
+    half = len(pairs) // 2  # far away: what stands beside a pair is what its agreement is measured by
+    others = [pair.instructions[0] for pair in (*pairs[half:], *pairs[:half])]
     return ["" if is_right(pair, text, world) else text for pair, text in zip(pairs, others, strict=True)]
 
 

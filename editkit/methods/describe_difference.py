@@ -87,7 +87,8 @@ class DescribeDifference:
         # As many draws whatever stands beside an example, so that its numbers are its own.
         forgotten_BL = draws.uniform(self._parts.tokenizer.model_max_length) < self._options.forgotten
         forgotten_BL = forgotten_BL[:, : labels_BL.shape[1]].to(labels_BL.device)
-        return Loss(mean_loss(self._parts, stack_pictures(batch["pictures"]), labels_BL, forgotten_BL).mean())
+        seen = {"pixel_values": stack_pictures(batch["pictures"])}
+        return Loss(mean_loss(self._parts, seen, labels_BL, forgotten_BL).mean())
 
     def preview(self, dataset: Dataset[EditPair], folder: Path, step: int) -> Mapping[str, Any]:
         wanted = self._recipe.evaluate.preview_pairs
@@ -102,19 +103,20 @@ class DescribeDifference:
         world = self._options.world
         pairs = [dataset[i] for i in range(min(self._recipe.evaluate.pairs, len(dataset)))]
         said = self._describe(pairs)
-        right = self._agreement(pairs, said, [pair.instructions[0] for pair in pairs])
-        others = exchanged(pairs, world)
-        wrong = [a for a, text in zip(self._agreement(pairs, said, others), others, strict=True) if text]
+        right = self._agreement(pairs, [pair.instructions[0] for pair in pairs])
+        wrong = self._agreement(pairs, exchanged(pairs, world))
         scores = score_descriptions(pairs, said, world) | score_agreement(right, wrong)
         return {"scores": scores, "by_category": score_by_category(pairs, said, world)}
 
     def _describe(self, pairs: Sequence[EditPair]) -> list[str]:
         return [text for part in self._batches(pairs) for text in self._captioner.describe(self._stack(part))]
 
-    def _agreement(self, pairs: Sequence[EditPair], said: Sequence[str], given: Sequence[str]) -> list[float]:
-        triples = self._batches(list(zip(pairs, given, said, strict=True)))
-        columns = (zip(*part, strict=True) for part in triples)
-        return [a for some, *texts in columns for a in self._captioner.agreement(self._stack(some), *texts)]
+    def _agreement(self, pairs: Sequence[EditPair], given: Sequence[str]) -> list[float]:
+        """With an instruction for each pair, "" for none; in batches, whose pairs are each other's company."""
+        found: list[float | None] = []
+        for part in self._batches(list(zip(pairs, given, strict=True))):
+            found += self._captioner.agreement(self._stack([pair for pair, _ in part]), [text for _, text in part])
+        return [value for value in found if value is not None]
 
     def _batches(self, rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
         size = self._recipe.evaluate.batch_size

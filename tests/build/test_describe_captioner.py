@@ -72,12 +72,11 @@ def test_missing_words_are_written_and_given_ones_measured(pairs: list[EditPair]
     captioner = DifferenceCaptioner(tiny_captioner(seed=4))
     shown = captioner.stack([(p.source.open(), p.target.open()) for p in (pairs[0], pairs[1], pairs[3])])
     said = captioner.describe(shown)
-    agreed = captioner.agreement(shown[1:], ["make the hair red", "add a beard"], said[1:])
+    agreed = captioner.agreement(shown, ["", "make the hair red", "add a beard"])
     assert {key: row["instructions"] for key, row in found.items()} == {
         "a": [said[0]], "b": ["make the hair red", "redder"], "d": ["add a beard"],
     }  # fmt: skip
-    assert agreement(found["a"]) is None
-    assert [agreement(found[key]) for key in "bd"] == pytest.approx(agreed, abs=1e-3)
+    assert [agreement(found[key]) for key in "abd"] == [None, *(pytest.approx(value, abs=1e-3) for value in agreed[1:])]
     came = json.loads(found["b"]["provenance"])
     assert (came["described_as"], came["given"]) == (said[1], "make the hair red")
     assert re.fullmatch("[0-9a-f]{16}", came["describer"]["model_sha256"])

@@ -65,19 +65,27 @@ def test_labels_end_with_the_end_and_ignore_what_is_behind(parts: CaptionerParts
 
 
 def test_the_loss_of_a_text_does_not_depend_on_its_company(parts: CaptionerParts, shown: torch.Tensor) -> None:
-    together = mean_loss(parts, shown, token_labels(parts, TEXTS[:3]))
-    alone = [mean_loss(parts, shown[i : i + 1], token_labels(parts, TEXTS[i : i + 1])) for i in range(3)]
+    together = mean_loss(parts, {"pixel_values": shown}, token_labels(parts, TEXTS[:3]))
+    alone = [mean_loss(parts, {"pixel_values": shown[[i]]}, token_labels(parts, TEXTS[i : i + 1])) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone))
 
 
-def test_its_own_words_agree_with_themselves_and_others_less(parts: CaptionerParts, shown: torch.Tensor) -> None:
-    captioner = DifferenceCaptioner(parts)
-    assert captioner.agreement(shown, TEXTS[:3], TEXTS[:3]) == [1.0] * 3
-    forth, back = captioner.agreement(shown, TEXTS[:3], TEXTS[2:5]), captioner.agreement(shown, TEXTS[2:5], TEXTS[:3])
-    losses = [mean_loss(parts, shown, token_labels(parts, texts)) for texts in (TEXTS[:3], TEXTS[2:5])]
-    expected = (losses[1] - losses[0]).exp()
-    assert forth == pytest.approx(expected.clamp(max=1).tolist())
-    assert back == pytest.approx((1 / expected).clamp(max=1).tolist())
+def test_agreement_is_the_chance_of_the_own_pair_against_the_others(parts: CaptionerParts, shown: torch.Tensor) -> None:
+    found = DifferenceCaptioner(parts).agreement(shown, ["make the hair red", "", "add a beard"])
+    assert found[1] is None
+    for i, text in ((0, "make the hair red"), (2, "add a beard")):
+        tokens = parts.tokenizer(text, return_tensors="pt").input_ids[:, 1:].expand(3, -1)
+        logits = parts.model(pixel_values=shown, labels=tokens).logits.log_softmax(-1)
+        own, *others = logits.gather(2, tokens[:, :, None]).sum((1, 2)).exp().roll(-i).tolist()
+        assert found[i] == pytest.approx(own / (own + sum(others) / 2), abs=1e-5)
+
+
+def test_agreement_does_not_depend_on_what_all_pairs_make_unlikely(parts: CaptionerParts, shown: torch.Tensor) -> None:
+    twins = shown[:1].expand(4, -1, -1, -1)
+    assert DifferenceCaptioner(parts).agreement(twins, ["add a beard", "zyx", "", "red"]) == [
+        pytest.approx(0.5, abs=1e-4), pytest.approx(0.5, abs=1e-4), None, pytest.approx(0.5, abs=1e-4),
+    ]  # fmt: skip
+    assert DifferenceCaptioner(parts).agreement(shown[:1], ["add a beard"]) == [None]
 
 
 def test_the_stock_class_loads_it_and_says_the_same(parts: CaptionerParts, shown: torch.Tensor, tmp_path: Path) -> None:

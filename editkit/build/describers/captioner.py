@@ -32,7 +32,10 @@ class CaptionerOptions(Section):
 
 @dataclass(frozen=True)
 class CaptionerDescriber:
-    """Agreement is how likely the given words are beside its own (see `DifferenceCaptioner.agreement`)."""
+    """Agreement is how much better the given words fit than beside the other pairs of a part.
+
+    See `DifferenceCaptioner.agreement`.
+    """
 
     options: CaptionerOptions
     folder: str
@@ -73,11 +76,9 @@ class _Looking:
             return []
         stacked = torch.cat([pair for pair, _ in seen])
         said = self._captioner.describe(stacked)
-        agreed = self._captioner.agreement(stacked, [given or own for (_, given), own in zip(seen, said, strict=True)], said)
-        return [
-            Described(own, round(agreement, DECIMALS) if given else None)
-            for (_, given), own, agreement in zip(seen, said, agreed, strict=True)
-        ]
+        agreed = self._captioner.agreement(stacked, [given for _, given in seen])
+        rounded = [None if value is None else round(value, DECIMALS) for value in agreed]
+        return [Described(own, value) for own, value in zip(said, rounded, strict=True)]
 
 
 def _folder(model: str) -> Path:
