@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from editkit.models.difference_captioner.load import CaptionerParts
 from editkit.models.stable_diffusion.load import (
     Options,
     SchedulerOptions,
@@ -64,3 +65,14 @@ def avatars_spec(train: int, test: int, size: int, *, name: str = "small", kind:
         f'format = 1\nname = "{name}"\nkind = "{kind}"\n[build]\nbuilder = "avatars"\n'
         f"train = {train}\ntest = {test}\nsize = {size}\nseed = 3\n"
     )
+
+
+def tiny_captioner(texts: list[str] = TEXTS, seed: int = 0) -> CaptionerParts:
+    """A tiny random difference captioner for 32 px pictures."""
+    from editkit.models.difference_captioner import load as captioner
+
+    torch.manual_seed(seed)
+    options = captioner.Options(width=32, layers=1, decoder_layers=1, heads=2, size=32, vocab_size=700, max_length=24)
+    parts = captioner.load("", options, lambda: texts)
+    parts.model.eval()
+    return parts

@@ -12,6 +12,7 @@ _SMALLEST_TEXT = 13  # px
 _SHOWN_WIDTH = 1100  # px that a wide sheet is likely to be shown at; its text grows so that it can be read there
 _GAP = 3  # px between pictures that belong together
 _GROUPS = 3  # examples beside each other in a triptych
+_PAIRS = 4  # pairs beside each other in a sheet of them
 _ROLES = ("source", "edit", "target")
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -86,6 +87,18 @@ def triptych(
     heading = _beside([_heading([p.width + _GAP for p in panels[0]], width, font)] * columns, 2 * _margin(font))
     lines = [_beside(groups[i : i + columns], 2 * _margin(font)) for i in range(0, len(groups), columns)]
     return _beneath([heading, *lines], font)
+
+
+def pair_sheet(rows: Sequence[tuple[Image.Image, Image.Image, str]], *, columns: int = _PAIRS) -> Image.Image:
+    """Source and target of some pairs beside each other, each pair with a text below.
+
+    Args:
+        rows: (source, target, text), at least one.
+        columns: pairs a line.
+    """
+    wide = max(source.width + target.width for source, target, _ in rows)
+    pairs = [_beside([source, target], _GAP) for source, target, _ in rows]
+    return contact_sheet(pairs, [text for *_, text in rows], columns, max(1, round(_SHOWN_WIDTH / columns / wide)))
 
 
 def guidance_grid(

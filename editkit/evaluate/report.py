@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from editkit.errors import UserError
 from editkit.evaluate.charts import Curve, line_chart, read_metrics, smooth, tradeoff_chart
 from editkit.evaluate.pages import templates
-from editkit.evaluate.scores import BASELINES, FIGURES, figure, figures_of, kinds_of
+from editkit.evaluate.scores import BASELINES, FIGURES, SHARES, figure, figures_of, kinds_of
 from editkit.evaluate.tradeoff import FILE as TRADEOFF_FILE
 from editkit.files import write_whole
 
@@ -38,7 +38,6 @@ BASELINE_MEANINGS = {
     "ignore_source": "draws from the instruction alone: it shows what following costs when nothing is kept.",
     "vae_ceiling": "is the target itself through the VAE: no method in its latents comes further.",
 }
-SHARES = ("followed", "kept", "improved", "attributes", "accuracy", "worst", "recall_at_1", "recall_at_5")
 UNDRAWN = ("n", "seconds", "outside_psnr")  # counts, and what another curve already shows
 
 GALLERY = 2  # cases in each of the groups best, median and worst

@@ -21,6 +21,10 @@ FIGURES = {
     "improved": "nearer than the source",
     "n": "n",
 }
+SHARES = {
+    "followed", "kept", "improved", "attributes", "accuracy", "worst", "recall_at_1", "recall_at_5", "means_the_same", "exact",
+    "most_frequent", "caught", "false_alarms",
+}  # fmt: skip
 BASELINES = {"do_nothing": "do nothing", "ignore_source": "ignore the source", "vae_ceiling": "VAE ceiling"}
 # What a table by kind of edit has, and what stands above all others: as attributes are read, or as targets are compared.
 BY_KIND = (("followed", "kept", "outside_l1", "n"), ("psnr", "ssim", "perceptual", "improved", "n"))
@@ -42,7 +46,7 @@ def figure(name: str, value: Any) -> str:
         return "-"
     if name in ("accuracy", "worst"):  # of judges, where the second decimal is what is left to see
         return f"{100 * value:.2f} %"
-    if name in ("followed", "kept", "improved", "attributes", "recall_at_1", "recall_at_5"):
+    if name in SHARES:
         return f"{100 * value:.1f} %"
     if "psnr" in name.lower():
         return f"{value:.1f} dB"

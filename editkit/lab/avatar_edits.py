@@ -94,6 +94,11 @@ def phrase(rng: Random, source: Avatar, edits: Sequence[Edit], phrasings: Mappin
         first, second = (phrase(rng, source, (e,), phrasings) for e in edits)
         return rng.choice(phrasings["two"]).format(first=first, second=second)
     (edit,) = edits
+    return worded(rng.choice(phrasings[edit.category]), who, source, edit)
+
+
+def worded(phrasing: str, who: str, source: Avatar, edit: Edit) -> str:
+    """One edit in the words of one phrasing."""
     name, new = edit.attribute, edit.changes[edit.attribute]
     words = {"who": who}
     if edit.category in ("colour", "background"):
@@ -104,7 +109,7 @@ def phrase(rng: Random, source: Avatar, edits: Sequence[Edit], phrasings: Mappin
         old = source.values[name]
         words["old"] = bare(noun(name, old)) if old != "none" else ""
         words["verb"] = VERBS.get(name, {}).get(new, "")
-    text = rng.choice(phrasings[edit.category]).format(**words)
+    text = phrasing.format(**words)
     if words.get("part", "").endswith(("hair", "s", "ae")):  # "give it a red horns"
         text = text.replace(f" a {new} ", f" {new} ")
     return text.replace("a orange", "an orange")

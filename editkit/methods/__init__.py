@@ -14,6 +14,7 @@ METHODS = {
     "instruct_edit": "editkit.methods.instruct_edit:InstructEdit",
     "attribute_reader": "editkit.methods.attribute_reader:AttributeReading",
     "contrastive": "editkit.methods.contrastive:Contrastive",
+    "describe_difference": "editkit.methods.describe_difference:DescribeDifference",
 }
 
 

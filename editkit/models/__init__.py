@@ -18,6 +18,7 @@ FAMILIES = {
     "stable_diffusion": "editkit.models.stable_diffusion.load",
     "attribute_reader": "editkit.models.attribute_reader.load",
     "clip": "editkit.models.clip.load",
+    "difference_captioner": "editkit.models.difference_captioner.load",
 }
 
 

@@ -77,7 +77,7 @@ def _scores(result: Mapping[str, Any]) -> Iterator[str]:
     for key, value in scores.items():
         if key not in figures and not isinstance(value, Mapping):
             yield f"| {key.replace('_', ' ')} | {figure(key, value)} |"
-    for key, value in (result.get("by_attribute") or scores.get("by_attribute") or {}).items():
+    for key, value in (result.get("by_attribute") or result.get("by_category") or scores.get("by_attribute") or {}).items():
         shown = value["followed"] if isinstance(value, Mapping) else value
         yield f"| {key} | {figure('accuracy', shown)} |"
     mistakes = [(n, words, count) for n, table in result.get("confusion", {}).items() for words, count in table.items()]

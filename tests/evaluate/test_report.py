@@ -251,11 +251,13 @@ def test_a_run_that_wrote_nothing_yet_has_a_report(tmp_path: Path) -> None:
 def test_scores_of_other_methods_are_shown_as_they_are(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", evaluated=False, steps=0)
     scores = {"scores": {"accuracy": 0.9991, "worst": 0.98, "n": 2000}, "by_attribute": {"facial hair": 0.9912}}
+    scores |= {"by_category": {"colour": 0.8765}}
     (run / "evaluation").mkdir()
     (run / "evaluation" / "scores.json").write_text(json.dumps(scores))
     text = Page(write_report(run).read_text(encoding="utf-8")).text
     assert "99.91 %" in text
     assert "99.12 %" in text
+    assert "87.65 %" in text
 
 
 def test_a_folder_that_is_no_run_is_a_clear_error(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from editkit.methods import method_class
 from editkit.models.locate import LAB
 from editkit.recipe.load import load_recipe
 from editkit.train.run import train
@@ -25,8 +26,7 @@ SMALL = [
 def settings(path: Path, tiny: Path) -> list[str]:
     """The recipe at a size for tests; a model that is not shipped yet is replaced by a tiny random one of the same classes."""
     recipe, _ = load_recipe(path)
-    kind = "edit_pairs" if recipe.method.name == "instruct_edit" else "captioned_images"
-    chosen = [*SMALL, f"data.train={kind}.toml"]
+    chosen = [*SMALL, f"data.train={method_class(recipe.method.name).kind}.toml"]
     if recipe.evaluate.text_grid:
         chosen += ["evaluate.text_grid=[1.5, 3.0]", "evaluate.image_grid=[1.0]"]
     for key in ("base", "text_from"):

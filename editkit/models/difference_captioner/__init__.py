@@ -1,0 +1,1 @@
+"""A small network that says in words what differs between two pictures."""
