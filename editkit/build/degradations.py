@@ -115,6 +115,14 @@ def grey(x_CHW: torch.Tensor, rng: Random) -> tuple[torch.Tensor, Mapping[str, A
     return _kornia("color").rgb_to_grayscale(x_CHW[None])[0].expand(3, -1, -1), {}
 
 
+def recolour(image: Image.Image, rng: Random) -> tuple[Image.Image, Mapping[str, Any]]:
+    """No fault but another picture: all hues turned by one angle, all colours paler or stronger by one factor."""
+    hue, saturation = rng.uniform(-math.pi, math.pi), rng.uniform(0.6, 1.5)
+    enhance = _kornia("enhance")
+    x_BCHW = enhance.adjust_saturation(enhance.adjust_hue(from_image(image)[None], hue), saturation)
+    return to_image(x_BCHW[0] * 2 - 1), {"hue_rad": _round(hue), "saturation": _round(saturation)}
+
+
 def from_image(image: Image.Image) -> torch.Tensor:
     """A picture as float (3, H, W) in [0, 1]."""
     data = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from pydantic import AfterValidator, Field
 
-from editkit.build.degradations import from_image
+from editkit.build.degradations import from_image, recolour
 from editkit.build.rows import Row, image, parquet_schema, png_bytes
 from editkit.build.stages import DROPPED, Gathering, Stage
 from editkit.build.tuning_tasks import RESTORATIONS, TASKS, instructions, pairs_of
@@ -67,6 +67,9 @@ class Options(Section):
     seed: int = 0
     tasks: Annotated[list[str], Field(min_length=1), AfterValidator(_are_tasks)] = list(RESTORATIONS)
     combined: Fraction = 0.2  # of the pairs with two faults at once, where two of the tasks can be combined
+    # Of the training pairs, those whose picture is turned in hue and in saturation before anything else is done to it: a few
+    # photographs have few colours, and a model learns them by heart instead of copying what it sees.
+    recoloured: Fraction = 0.0
     # Pictures are scaled by a factor between the two before they are cropped, and never afterwards; 1 = as they are.
     scales: Annotated[list[Scale], Field(min_length=2, max_length=2)] = [1.0, 1.0]
 
@@ -122,6 +125,9 @@ class Tune:
         look = TASKS[names[0]].look
         side = min(CONTEXT * options.size, *photo.size) if look else options.size
         crop, place = _crop(photo, side, rng)
+        colours: Mapping[str, Any] = {}
+        if split == "train" and rng.random() < options.recoloured:
+            crop, colours = recolour(crop, rng)
         drawn: list[Mapping[str, Any]] = []
         if look:
             target, said = look(crop, rng)
@@ -137,7 +143,8 @@ class Tune:
             source, target = to_image(x_CHW * 2 - 1), crop
         said = instructions(names, split, rng, drawn[0].get("style", ""))
         came = {
-            "parent": example.key, "seed": options.seed, "scale": round(scale, 5), "crop": [*place, side], "done": drawn,
+            "parent": example.key, "seed": options.seed, "scale": round(scale, 5), "crop": [*place, side], **colours,
+            "done": drawn,
             "libraries": self._libraries(), "version": VERSION, "licence": example.licence,
         }  # fmt: skip
         about = {"licence": example.licence, "provenance": json.dumps(came)}
@@ -203,7 +210,8 @@ class InstructionTuningBuilder:
         self._teachers: dict[str, Any] = {}
         if options.scales[0] > options.scales[1]:
             raise UserError(f"[build] scales: found {options.scales}; expected [LEAST, MOST]")
-        for needed in sorted({n for task in options.tasks for n in TASKS[task].needs}):
+        wanted = {n for task in options.tasks for n in TASKS[task].needs} | ({"kornia"} if options.recoloured else set())
+        for needed in sorted(wanted):
             require_extra(needed, "[build] tasks")
 
     def counts(self) -> Mapping[str, int]:

@@ -54,6 +54,7 @@ class TargetScoring:
             print(f"without {TRUNK}: {EXTRAS[TRUNK].cost}; {EXTRAS[TRUNK].install}", file=sys.stderr)
 
     @torch.no_grad()
+    @torch.autocast("cpu", enabled=False)  # an evaluation may compute in bf16, in which the variances of SSIM vanish
     def score(self, pairs: Sequence[EditPair], outputs: Sequence[Image.Image]) -> list[Fidelity]:
         """See `editkit.evaluate.scoring.Scoring`; every picture goes through the one preprocessing path."""
         scores: list[Fidelity] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -91,6 +92,18 @@ def test_jpeg_is_the_codec_at_the_quality_that_it_says(photo: torch.Tensor, tmp_
     made, drawn = degradations.jpeg(photo, Random(5))
     to_image(photo * 2 - 1).save(tmp_path / "a.jpg", quality=drawn["quality"])
     assert torch.equal(made, from_image(Image.open(tmp_path / "a.jpg")))
+
+
+def test_other_colours_leave_the_brightness_of_places_in_order(photo: torch.Tensor) -> None:
+    image = to_image(photo * 2 - 1)
+    made, said = degradations.recolour(image, Random(3))
+    assert degradations.recolour(image, Random(3))[0].tobytes() == made.tobytes()
+    assert abs(said["hue_rad"]) <= 3.1416
+    hues = [torch.tensor(np.asarray(x.convert("HSV"))[..., 0] / 255 * 2 * np.pi) for x in (image, made)]
+    turned = torch.remainder(hues[1] - hues[0] - said["hue_rad"] + torch.pi, 2 * torch.pi) - torch.pi
+    assert turned.abs().median() < 0.05
+    values = [from_image(x).amax(0) for x in (image, made)]
+    assert torch.allclose(values[0], values[1], atol=0.02)
 
 
 def test_a_picture_goes_to_floats_and_back() -> None:

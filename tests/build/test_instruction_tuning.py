@@ -125,6 +125,15 @@ def test_scales_bring_more_of_the_picture_into_the_crop() -> None:
     assert all(0.5 <= json.loads(row["provenance"])["scale"] <= 0.6 for row in rows(folder))
 
 
+def test_pictures_are_recoloured_for_training_alone() -> None:
+    folder = built(train=12, test=6, more="recoloured = 1.0\ncombined = 0.0")
+    came = {split: [json.loads(row["provenance"]) for row in rows(folder, split)] for split in ("train", "test")}
+    assert all("hue_rad" in c for c in came["train"])
+    assert not any("hue_rad" in c for c in came["test"])
+    plain = [p.target.open().tobytes() for p in open_dataset(str(built(train=12, name="plain", more="combined = 0.0")))]
+    assert not set(plain) & {p.target.open().tobytes() for p in open_dataset(str(folder))}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -66,6 +66,14 @@ def test_doing_nothing_improves_nothing_and_the_target_is_perfect(target: Image.
     assert "followed" not in figures_of(idle)
 
 
+def test_scores_do_not_depend_on_the_precision_that_the_editor_computes_in(target: Image.Image) -> None:
+    scoring = TargetScoring()
+    arguments = ([pair(noisy(target, 30), target)], [noisy(target, 10)])
+    alone = scoring.score(*arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert scoring.score(*arguments) == alone
+
+
 def test_the_perceptual_distance_grows_with_the_damage_and_is_of_the_network_as_it_is(target: Image.Image) -> None:
     distance = PerceptualDistance()
     clean, *spoiled = (
