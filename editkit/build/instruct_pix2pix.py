@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from editkit.build.filters import FilterOptions, FilterPairs
-from editkit.build.generated import GeneratedPairs
+from editkit.build.generated import GeneratedExamples
 from editkit.build.render import RenderOptions, RenderPairs
 from editkit.build.render_edits import EditorOptions, RenderEdits
 from editkit.build.stages import Gathering, Stage
@@ -42,7 +42,7 @@ def _renderer(given: Any) -> str:
     return named or "prompt_to_prompt"
 
 
-class InstructPix2PixBuilder(GeneratedPairs):
+class InstructPix2PixBuilder(GeneratedExamples):
     """Of edit pairs, by the stages that the module names."""
 
     builder = "instruct_pix2pix"

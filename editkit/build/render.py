@@ -12,8 +12,9 @@ import pyarrow as pa
 import torch
 from pydantic import Field, model_validator
 
-from editkit.build.rows import Row, png_bytes
+from editkit.build.rows import Row
 from editkit.build.teachers.protocol import PROPOSALS
+from editkit.data.pictures import png_bytes
 from editkit.data.prepare import to_image
 from editkit.errors import UserError
 from editkit.models.precision import DTYPES, choose_device

@@ -20,7 +20,8 @@ from PIL import Image
 from pydantic import Field
 
 from editkit.build.render import RENDERS
-from editkit.build.rows import Row, png_bytes
+from editkit.build.rows import Row
+from editkit.data.pictures import png_bytes
 from editkit.data.prepare import PrepareParams, prepare
 from editkit.data.read import open_dataset
 from editkit.errors import UserError

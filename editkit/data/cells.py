@@ -12,7 +12,7 @@ from PIL import Image, ImageChops
 
 from editkit.data.archives import Archive, Member, members_of, picture_of
 from editkit.data.fields import MISSING, find
-from editkit.data.pictures import Picture, PictureError
+from editkit.data.pictures import Picture, PictureError, png_bytes
 from editkit.data.tables import FOLDER
 
 Row = Mapping[str, Any]
@@ -120,9 +120,7 @@ class MaskOf(Picture):
             self.picture.open()  # says what is wrong with a damaged file
             with Image.open(io.BytesIO(data)) as image:
                 mask = ImageChops.invert(image.convert("RGBA").getchannel("A"))
-        stream = io.BytesIO()
-        mask.convert("RGB").save(stream, "PNG")
-        return stream.getvalue()
+        return png_bytes(mask.convert("RGB"))
 
 
 def mask_of(picture: Picture, shows: str) -> Picture:

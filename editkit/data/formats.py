@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from editkit.data.row_groups import RESIDENT_BYTES, ParquetRows
 from editkit.data.spec import DataSpec, Read, as_list
 from editkit.data.tables import open_tables
 from editkit.data.units import Units, at_turn, columns_of, counts_by_group
-from editkit.errors import UserError
+from editkit.errors import UserError, did_you_mean
 
 Row = Mapping[str, Any]
 
@@ -127,8 +126,7 @@ class RowDataset:
                 column = self._at(name, column, 0)
                 if all(find(row, column) is MISSING for row in firsts):
                     present = [c for c in firsts[0] if not c.startswith("_")] if firsts else []
-                    near = difflib.get_close_matches(column, present, 1)
-                    hint = f'did you mean "{near[0]}"?' if near else f"the data has {', '.join(present)}"
+                    hint = did_you_mean(column, present, f"the data has {', '.join(present)}")
                     raise UserError(f'{self._spec.name}: [read.columns] {name}: found no column "{column}"; {hint}')
 
     def _is_given(self, name: str, column: str) -> bool:

@@ -138,3 +138,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         canvas.alpha_composite(layer)
         return canvas.convert("RGB")
     return image.convert("RGB")
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """A picture as the bytes of a file, the same for the same pixels."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=6)
+    return stream.getvalue()

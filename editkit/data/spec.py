@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from editkit.data.doctor.findings import KINDS
+from editkit.errors import did_you_mean
 from editkit.recipe.load import Source, load_toml_model
 from editkit.recipe.schema import Component, Fraction, Names, PositiveInt, Section
 
@@ -162,8 +162,7 @@ class Split(Section):
 def _are_kinds(names: list[str]) -> list[str]:
     for name in names:
         if name not in KINDS:
-            near = difflib.get_close_matches(name, KINDS, 1)
-            hint = f'did you mean "{near[0]}"?' if near else f"expected some of {', '.join(KINDS)}"
+            hint = did_you_mean(name, KINDS, f"expected some of {', '.join(KINDS)}")
             raise ValueError(f'found "{name}"; {hint}')
     return names
 

@@ -113,13 +113,13 @@ def comparison_chart(metrics: Mapping[str, Path], path: Path) -> None:
     """Loss, and the first two figures that were measured, of several runs in one picture."""
     figure = Figure(figsize=(12, 3.6))
     panels = figure.subplots(1, 3)
-    scored = [x["scores"] for file in metrics.values() for x in read_metrics(file) if x.get("scores")]
+    runs = {name: read_metrics(file) for name, file in metrics.items()}
+    scored = [x["scores"] for lines in runs.values() for x in lines if x.get("scores")]
     names = next((found for scores in scored if (found := kinds_of(scores)[:2])), ("followed", "kept"))
     for axes, title in zip(panels, ("loss (smoothed)", *(FIGURES[n] for n in names)), strict=True):
         axes.set_title(title, fontsize=9, color=INK, loc="left")
         _style(axes, size=7)
-    for colour, (name, file) in zip(COLOURS * len(metrics), metrics.items(), strict=False):
-        lines = read_metrics(file)
+    for colour, (name, lines) in zip(COLOURS * len(runs), runs.items(), strict=False):
         train = [x for x in lines if x["kind"] == "train"]
         panels[0].plot([x["step"] for x in train], smooth([x["loss"] for x in train]), color=colour, label=name)
         judged = [x for x in lines if set(names) <= x.get("scores", {}).keys()]

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torchmetrics.functional.image import peak_signal_noise_ratio as psnr
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
 from editkit.data.examples import EditPair
@@ -119,8 +120,8 @@ def _unit(pictures: Sequence[Image.Image], side: int) -> torch.Tensor:
 
 
 def _psnr(a_BCHW: torch.Tensor, b_BCHW: torch.Tensor) -> torch.Tensor:
-    error_B = (a_BCHW - b_BCHW).square().mean((1, 2, 3))
-    return (-10 * error_B.clamp_min(1e-12).log10()).clamp_max(MOST_DB)
+    each = psnr(a_BCHW, b_BCHW, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    return each.clamp_max(MOST_DB)
 
 
 def _means(scores: Sequence[Fidelity]) -> dict[str, Any]:

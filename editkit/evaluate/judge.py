@@ -42,7 +42,7 @@ class Judge(Protocol):
 def load_judge(name: str) -> Judge:
     """The judge that a recipe names."""
     if not name.startswith("lab:"):
-        raise UserError(f'evaluate.judge: found "{name}"; expected "lab:judges"')
+        raise UserError(f'evaluate.judge: found "{name}"; expected "lab:judges", or "target" for edits with a right answer')
     from editkit.lab.judges import LabJudge
 
     return LabJudge(name)
@@ -79,6 +79,7 @@ def score_edits(judge: Judge, pairs: Sequence[EditPair], outputs: Sequence[Image
     scores = []
     for i, (pair, output, reading) in enumerate(zip(pairs, outputs, readings, strict=True)):
         asked_for, unchanged = edited_attributes(pair)
+        _check_reads(reading, (*asked_for, *unchanged))
         asked = {n: reading[n] == v for n, v in asked_for.items()}
         rest = {n: reading[n] == v for n, v in unchanged.items()}
         wrong = [f"{n}: {reading[n]} instead of {asked_for[n]}" for n, right in asked.items() if not right]
@@ -86,6 +87,16 @@ def score_edits(judge: Judge, pairs: Sequence[EditPair], outputs: Sequence[Image
         l1, mse = outside_error(pair, sources[i], output)
         scores.append(EditScore(asked, rest, tuple(wrong), l1, mse, directions[i], similarities[i]))
     return scores
+
+
+def _check_reads(reading: Mapping[str, str], facts: Iterable[str]) -> None:
+    """Raises UserError where the data know of something that the judge does not read: they are of another world."""
+    unread = [name for name in facts if name not in reading]
+    if unread:
+        raise UserError(
+            f'found the fact "{unread[0]}" in the data, which evaluate.judge does not read; expected data of its own world, '
+            'or, for edits, evaluate.judge = "target"'
+        )
 
 
 def edited_attributes(pair: EditPair) -> tuple[dict[str, str], dict[str, str]]:
@@ -141,7 +152,7 @@ def summarise(pairs: Sequence[EditPair], scores: Sequence[EditScore]) -> dict[st
     attributes = sorted({n for s in scores for n in s.asked})
     by_attribute = {
         name: {
-            "followed": _share(s.asked[name] for s in scores if name in s.asked),
+            "followed": share(s.asked[name] for s in scores if name in s.asked),
             "n": sum(name in s.asked for s in scores),
         }
         for name in attributes
@@ -152,8 +163,8 @@ def summarise(pairs: Sequence[EditPair], scores: Sequence[EditScore]) -> dict[st
 def _figures(scores: Sequence[EditScore]) -> dict[str, Any]:
     mse = [s.outside_mse for s in scores]
     return {
-        "followed": _share(right for s in scores for right in s.asked.values()),
-        "kept": _share(right for s in scores for right in s.rest.values()),
+        "followed": share(right for s in scores for right in s.asked.values()),
+        "kept": share(right for s in scores for right in s.rest.values()),
         "outside_l1": _mean(s.outside_l1 for s in scores),
         "outside_psnr": _mean(-10 * np.log10(max(m, 1e-10)) for m in mse if m == m),
         "clip_direction": _mean(s.clip_direction for s in scores),
@@ -162,7 +173,8 @@ def _figures(scores: Sequence[EditScore]) -> dict[str, Any]:
     }
 
 
-def _share(values: Iterable[bool]) -> float | None:
+def share(values: Iterable[bool]) -> float | None:
+    """How many of them are true; None of none."""
     found = list(values)
     return sum(found) / len(found) if found else None
 
@@ -176,13 +188,14 @@ def score_captions(judge: Judge, examples: Sequence[CaptionedImage], outputs: Se
     """How much of what the captions say the outputs show: the share of attributes read as asked, and CLIP's similarity."""
     right: dict[str, list[bool]] = {}
     for example, reading in zip(examples, judge.read(outputs), strict=True):
+        _check_reads(reading, example.facts)
         for name, truth in example.facts.items():
             right.setdefault(name, []).append(reading[name] == truth)
     similarity = (judge.clip.images(outputs) * judge.clip.texts([e.captions[0] for e in examples])).sum(1)
     every = [value for values in right.values() for value in values]
     return {
-        "attributes": _share(every),
+        "attributes": share(every),
         "clip_text": similarity.mean().item(),
         "n": len(examples),
-        "by_attribute": {name: _share(values) for name, values in sorted(right.items())},
+        "by_attribute": {name: share(values) for name, values in sorted(right.items())},
     }

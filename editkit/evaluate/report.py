@@ -65,6 +65,7 @@ def write_report(run: Path) -> Path:
     facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
     recipe = (run / "recipe.toml").read_text(encoding="utf-8")
     evaluation = _read_json(run / "evaluation" / "scores.json")
+    scores = evaluation["scores"] if evaluation else {}
     environment = templates()
     environment.filters |= {"figure": lambda value, name: figure(name, value), "words": lambda name: name.replace("_", " ")}
     html = environment.get_template("report.html.jinja").render(
@@ -74,9 +75,8 @@ def write_report(run: Path) -> Path:
         summary=_summary(facts),
         evaluation=evaluation,
         headlines=_headlines(evaluation),
-        headlined=kinds_of(evaluation["scores"])[:3] if evaluation else (),
-        kinds=kinds_of(evaluation["scores"]) if evaluation else (),
-        figures=figures_of(evaluation["scores"]) if evaluation else {},
+        kinds=kinds_of(scores),
+        figures=figures_of(scores),
         meanings=MEANINGS,
         baselines=BASELINES,
         baseline_meanings=BASELINE_MEANINGS,

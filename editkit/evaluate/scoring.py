@@ -12,8 +12,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from editkit.data.examples import EditPair
-from editkit.errors import UserError
-from editkit.evaluate.judge import EditScore, Judge, load_judge, score_edits, summarise
+from editkit.evaluate.judge import EditScore, Judge, load_judge, score_edits, share, summarise
 
 TARGET = "target"
 
@@ -51,8 +50,8 @@ class AttributeScoring:
     def about(self, score: EditScore) -> Mapping[str, Any]:
         """See `Scoring`."""
         return {
-            "followed": _share(score.asked),
-            "kept": _share(score.rest),
+            "followed": share(score.asked.values()),
+            "kept": share(score.rest.values()),
             "outside_l1": score.outside_l1 if score.outside_l1 == score.outside_l1 else None,
             "wrong": list(score.wrong),
         }
@@ -68,10 +67,4 @@ def load_scoring(name: str) -> Scoring:
         from editkit.evaluate.fidelity import TargetScoring
 
         return TargetScoring()
-    if not name.startswith("lab:"):
-        raise UserError(f'evaluate.judge: found "{name}"; expected "lab:judges", or "{TARGET}" to compare with targets')
     return AttributeScoring(load_judge(name))
-
-
-def _share(marks: Mapping[str, bool]) -> float | None:
-    return sum(marks.values()) / len(marks) if marks else None

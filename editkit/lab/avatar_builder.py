@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from editkit.data.examples import Example
 from editkit.lab.avatar_edits import captioned_image, edit_pair
 from editkit.lab.avatars import STYLES
+from editkit.lab.credits import by_licence
 from editkit.recipe.schema import NonNegativeInt, PositiveInt, Section
 
 
@@ -32,7 +33,4 @@ class AvatarBuilder:
         return self._make(self._options.seed, split, index, self._options.size)
 
     def credits(self) -> Mapping[str, str]:
-        by_licence: dict[str, list[str]] = {}
-        for style in STYLES.values():
-            by_licence.setdefault(style.licence, []).append(style.credit)
-        return {licence: "; ".join(credits) for licence, credits in by_licence.items()}
+        return by_licence((style.licence, style.credit) for style in STYLES.values())

@@ -6,7 +6,6 @@ and the same three numbers give the same bytes.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from editkit.data.examples import CaptionedImage, EditPair
-from editkit.data.pictures import Picture
+from editkit.data.pictures import Picture, png_bytes
 from editkit.lab.avatar_words import (
     HELD_OUT,
     IN_CAPTIONS,
@@ -236,6 +235,4 @@ def sample_edits(count: int, *, seed: int, split: str = "test", size: int = 64) 
 
 
 def _png(image: Image.Image) -> Picture:
-    stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=6)
-    return Picture(data=stream.getvalue())
+    return Picture(data=png_bytes(image))

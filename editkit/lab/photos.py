@@ -14,9 +14,10 @@ from importlib import resources
 from PIL import Image
 
 from editkit.data.examples import CaptionedImage
-from editkit.data.pictures import Picture
+from editkit.data.pictures import Picture, png_bytes
 from editkit.environment import require_extra
 from editkit.errors import UserError
+from editkit.lab.credits import by_licence
 from editkit.recipe.schema import Section
 
 
@@ -91,18 +92,10 @@ class PhotoBuilder:
     def make(self, split: str, index: int) -> CaptionedImage:
         photograph = PHOTOGRAPHS[split][index]
         data = resources.files(photograph.package).joinpath(photograph.file).read_bytes()
-        picture = Picture(data=_as_png(data), label=photograph.key)
+        # Three channels without loss: some of the files are of other formats, and one has a fourth channel.
+        whole = png_bytes(Image.open(io.BytesIO(data)).convert("RGB"))
+        picture = Picture(data=whole, label=photograph.key)
         return CaptionedImage(photograph.key, picture, photograph.captions, {}, photograph.licence)
 
     def credits(self) -> Mapping[str, str]:
-        found: dict[str, list[str]] = {}
-        for photograph in (p for split in PHOTOGRAPHS.values() for p in split):
-            found.setdefault(photograph.licence, []).append(f"{photograph.key}: {photograph.credit}")
-        return {licence: "; ".join(credits) for licence, credits in found.items()}
-
-
-def _as_png(data: bytes) -> bytes:
-    """As three channels without loss: some of the files are of other formats, and one has a fourth channel."""
-    buffer = io.BytesIO()
-    Image.open(io.BytesIO(data)).convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue()
+        return by_licence((p.licence, f"{p.key}: {p.credit}") for split in PHOTOGRAPHS.values() for p in split)

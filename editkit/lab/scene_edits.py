@@ -6,7 +6,6 @@ the same three numbers give the same bytes.
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from editkit.data.examples import CaptionedImage, EditPair
-from editkit.data.pictures import Picture
+from editkit.data.pictures import Picture, png_bytes
 from editkit.lab.scene_art import COLOURS, GLYPHS
 from editkit.lab.scene_prompts import TAGS, ask_everything, sample_prompt, unseen_in
 from editkit.lab.scene_words import EDITS, beside, caption, count_of, in_place, instruction, noun
@@ -218,6 +217,4 @@ def sample_scene_edits(count: int, *, seed: int, split: str = "test", size: int 
 
 
 def _png(image: Image.Image) -> Picture:
-    stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=6)
-    return Picture(data=stream.getvalue())
+    return Picture(data=png_bytes(image))

@@ -19,8 +19,9 @@ from editkit.lab.scenes import (
     MAX_COUNT,
     Scene,
     Thing,
+    compositions,
     draw_texture,
-    is_held_out,
+    held_out_among,
     nothing_held_out,
     place,
     related,
@@ -44,7 +45,7 @@ def sample_prompt(rng: Random, split: str, tag: str) -> tuple[Scene, Metadata]:
     unseen = split == "test" and tag != "single_object" and rng.random() < UNSEEN_SHARE
     while True:
         wanted = draw_objects(rng, tag)
-        if not unseen and any(is_held_out(*c) for c in _without_places(wanted)):
+        if not unseen and held_out_among(compositions(wanted)):
             continue
         things = place(rng, wanted, bool if unseen else nothing_held_out)
         if things is None:
@@ -66,13 +67,6 @@ def draw_objects(rng: Random, tag: str) -> list[tuple[str, str]]:
     if tag == "color_attr":
         return list(zip(kinds, rng.sample(list(COLOURS), number), strict=True))
     return [(kind, rng.choice(list(COLOURS))) for kind in kinds]
-
-
-def _without_places(wanted: Sequence[tuple[str, str]]) -> list[tuple[str, ...]]:
-    numbers = Counter(kind for kind, _ in wanted)
-    found: list[tuple[str, ...]] = [("colour", *w) for w in wanted]
-    found += [("count", kind, str(n)) for kind, n in numbers.items() if n > 1]
-    return found + [("pair", a, b) for a, b in combinations(sorted(numbers), 2)]
 
 
 def ask(rng: Random, things: Sequence[Thing], tag: str) -> Metadata | None:
@@ -117,7 +111,7 @@ def unseen_in(asked: Mapping[str, Any]) -> tuple[str, ...]:
         if "position" in entry:
             name, other = entry["position"]
             found.append(related(entry["class"], name, include[other]["class"]))
-    return tuple(dict.fromkeys(": ".join((c[0], " ".join(c[1:]))) for c in found if is_held_out(*c)))
+    return held_out_among(found)
 
 
 def ask_everything(scene: Scene) -> Metadata:

@@ -81,12 +81,8 @@ class Scene:
     @property
     def unseen(self) -> tuple[str, ...]:
         """The held-out compositions in it, in words; none in any training picture."""
-        numbers = Counter(t.kind for t in self.things)
-        looked_at: list[tuple[str, ...]] = [("colour", t.kind, t.colour) for t in self.things]
-        looked_at += [("count", kind, str(n)) for kind, n in numbers.items() if n > 1]
-        looked_at += [("pair", a, b) for a, b in combinations(sorted(numbers), 2)]
-        looked_at += [related(self.things[i].kind, name, self.things[j].kind) for i, name, j in self.relations]
-        return tuple(dict.fromkeys(": ".join((c[0], " ".join(c[1:]))) for c in looked_at if is_held_out(*c)))
+        placed = [related(self.things[i].kind, name, self.things[j].kind) for i, name, j in self.relations]
+        return held_out_among([*compositions([(t.kind, t.colour) for t in self.things]), *placed])
 
     @property
     def split(self) -> str:
@@ -123,6 +119,19 @@ def relation(a: Thing, b: Thing) -> str:
 def related(a: str, name: str, b: str) -> tuple[str, str, str, str]:
     """The one way to write a relation that can be said in two: ("relation", class, "left of" or "above", class)."""
     return ("relation", a, name, b) if name in ("left of", "above") else ("relation", b, OPPOSITE[name], a)
+
+
+def compositions(objects: Sequence[tuple[str, str]]) -> list[tuple[str, ...]]:
+    """What objects, (class, colour) each, make up wherever they stand: class and colour, class and number, two classes."""
+    numbers = Counter(kind for kind, _ in objects)
+    found: list[tuple[str, ...]] = [("colour", *thing) for thing in objects]
+    found += [("count", kind, str(n)) for kind, n in numbers.items() if n > 1]
+    return found + [("pair", a, b) for a, b in combinations(sorted(numbers), 2)]
+
+
+def held_out_among(found: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Those of these compositions that are held out, in words."""
+    return tuple(dict.fromkeys(": ".join((c[0], " ".join(c[1:]))) for c in found if is_held_out(*c)))
 
 
 @cache

@@ -15,11 +15,11 @@ from editkit.data.cache import Store
 from editkit.data.draws import Draws
 from editkit.data.examples import CaptionedImage, Dataset
 from editkit.data.pictures import Picture
-from editkit.data.prepare import PrepareParams, prepare, to_image, to_network
+from editkit.data.prepare import PrepareParams, prepare, to_network
 from editkit.evaluate.metrics import psnr
 from editkit.evaluate.pictures import contact_sheet
 from editkit.methods.protocol import Batch, Loss
-from editkit.models.stable_diffusion.latents import encode_pictures
+from editkit.models.stable_diffusion.latents import encode_pictures, reconstruct
 from editkit.models.stable_diffusion.load import StableDiffusion
 from editkit.recipe.schema import Recipe, Section
 
@@ -91,12 +91,9 @@ class Autoencoder:
             value, logs["kl"] = value + self._options.kl_weight * kl, kl.detach()
         return Loss(value, logs)
 
-    @torch.no_grad()
     def reconstruct(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """Pictures through the encoder (mode) and the decoder."""
-        pixels = torch.cat([prepare([image], self._params) for image in images])
-        latents = encode_pictures(self._vae, to_network(pixels)).mean
-        return [to_image(x) for x in self._vae.decode(latents).sample]
+        return reconstruct(self._vae, torch.cat([prepare([image], self._params) for image in images]))
 
     def preview(self, dataset: Dataset[CaptionedImage], folder: Path, step: int) -> Mapping[str, Any]:
         images = [dataset[i].image.open() for i in range(min(PREVIEW_IMAGES, len(dataset)))]

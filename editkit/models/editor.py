@@ -14,12 +14,11 @@ from editkit.data.prepare import PrepareParams, prepare, to_image, to_network
 from editkit.errors import UserError
 from editkit.models import METADATA
 from editkit.models.adapters import is_adapter, load_adapter
-from editkit.models.locate import locate_model
+from editkit.models.locate import locate_trained
 from editkit.models.quiet import quiet_files
 from editkit.models.stable_diffusion.forward import sample_latents
-from editkit.models.stable_diffusion.latents import encode_pictures
+from editkit.models.stable_diffusion.latents import encode_pictures, reconstruct
 from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
-from editkit.runs import find_run
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
@@ -144,16 +143,11 @@ class StableDiffusionEditor:
         ).images
         return [to_image(x * 2 - 1) for x in made]
 
-    @torch.no_grad()
     def reconstruct(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """What the VAE leaves of pictures: RGB pictures of the model's resolution."""
-        vae = self._parts.vae
-        made: list[Image.Image] = []
-        for start in range(0, len(images), self._batch_size):
-            pixels = torch.cat([prepare([image], self._params) for image in images[start : start + self._batch_size]])
-            latents = encode_pictures(vae, to_network(pixels).to(vae.device)).mean
-            made += [to_image(x) for x in vae.decode(latents).sample]
-        return made
+        batches = (images[start : start + self._batch_size] for start in range(0, len(images), self._batch_size))
+        prepared = (torch.cat([prepare([image], self._params) for image in batch]) for batch in batches)
+        return [picture for pixels in prepared for picture in reconstruct(self._parts.vae, pixels)]
 
     def save(self, folder: Path) -> None:
         """Writes the stock pipeline."""
@@ -171,7 +165,7 @@ def load_editor(run: str, *, device: torch.device | None = None) -> StableDiffus
     Raises:
         UserError: there is no editor.
     """
-    folder = _weights_folder(run)
+    folder = locate_trained(run, ("adapter", "model"))
     facts = json.loads((folder / METADATA).read_text(encoding="utf-8")) if (folder / METADATA).is_file() else {}
     parts = _load_adapter(folder, facts) if is_adapter(folder) else load(str(folder), Options())
     channels = parts.unet.config["in_channels"]
@@ -184,21 +178,6 @@ def load_editor(run: str, *, device: torch.device | None = None) -> StableDiffus
         module.to(device or "cpu").eval()
     resolution = facts.get("prepare", {}).get("resolution") or parts.unet.config["sample_size"] * parts.vae_scale
     return StableDiffusionEditor(parts, name=facts.get("name") or run, resolution=resolution, **facts.get("sampling", {}))
-
-
-def _weights_folder(run: str) -> Path:
-    if run.startswith("lab:"):
-        return locate_model(run)
-    try:
-        folder = find_run(run)
-    except UserError:
-        if run == "latest":
-            raise
-        return locate_model(run)
-    for name in ("adapter", "model"):
-        if (folder / name).is_dir():
-            return folder / name
-    raise UserError(f"{folder}: found neither model/ nor adapter/; the run has not come to its end")
 
 
 def _pipeline(parts: StableDiffusion) -> Any:

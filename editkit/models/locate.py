@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from editkit.errors import UserError
+from editkit.runs import find_run
 
 LAB = Path(__file__).parent.parent / "lab" / "checkpoints"
 
@@ -33,6 +35,31 @@ def locate_model(base: str, *, weights: bool = True) -> Path:
     if base.count("/") == 1 and not base.startswith((".", "/", "~")):
         return _download(base, weights)
     raise UserError(f'found no model at "{base}"; expected lab:NAME, a folder, a run or a Hub id such as user/name')
+
+
+def locate_trained(run: str, names: Sequence[str]) -> Path:
+    """The local folder of what a run produced; or of a model as `locate_model` finds one.
+
+    Args:
+        run: a run, "latest", "lab:NAME", a folder in the stock layout, or a Hub id.
+        names: of the folders in which a run of this kind may have put it, the first that is there is taken.
+
+    Raises:
+        UserError: nothing is there, or the run has not come to its end.
+    """
+    if run.startswith("lab:"):
+        return locate_model(run)
+    try:
+        folder = find_run(run)
+    except UserError:
+        if run == "latest":
+            raise
+        return locate_model(run)
+    for name in names:
+        if (folder / name).is_dir():
+            return folder / name
+    listed = " nor ".join(f"{name}/" for name in sorted(names, reverse=True))
+    raise UserError(f"{folder}: found {'no' if len(names) == 1 else 'neither'} {listed}; the run has not come to its end")
 
 
 def version_of(model: str) -> str:

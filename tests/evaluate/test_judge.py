@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from editkit.evaluate.judge import edited_attributes, load_judge, outside_error, score_edits, summarise
+from editkit.errors import UserError
+from editkit.evaluate.judge import edited_attributes, load_judge, outside_error, score_captions, score_edits, summarise
 from editkit.evaluate.metrics import psnr
 from editkit.lab.avatar_edits import sample_avatars, sample_edits
 from tests.tiny import picture
@@ -23,6 +24,15 @@ def pairs() -> list:
 @pytest.fixture(scope="module")
 def judge():
     return load_judge("lab:judges")
+
+
+def test_data_of_another_world_are_refused_in_one_line(judge, pairs: list) -> None:
+    other = dataclasses.replace(pairs[0], source_facts={"graph": "a"}, target_facts={"graph": "b"})
+    with pytest.raises(UserError, match=r'found the fact "graph" in the data, which evaluate\.judge does not read'):
+        score_edits(judge, [other], [other.source.open()])
+    (example,) = sample_avatars(1, seed=5)
+    with pytest.raises(UserError, match="expected data of its own world"):
+        score_captions(judge, [dataclasses.replace(example, facts={"tag": "counting"})], [example.image.open()])
 
 
 def test_the_reader_reads_real_renders(judge) -> None:

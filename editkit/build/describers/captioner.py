@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
 from editkit.build.describers.protocol import Described, Describing
-from editkit.errors import UserError
-from editkit.models.locate import locate_model, version_of
+from editkit.models.locate import locate_trained, version_of
 from editkit.models.precision import choose_device
 from editkit.recipe.schema import Section
-from editkit.runs import find_run
 
 if TYPE_CHECKING:
     from editkit.models.difference_captioner.captioner import DifferenceCaptioner
@@ -46,7 +43,7 @@ class CaptionerDescriber:
     @classmethod
     def of(cls, options: CaptionerOptions) -> CaptionerDescriber:
         """Looks whether the model is there."""
-        folder = str(_folder(options.model).resolve())
+        folder = str(locate_trained(options.model, ("model",)).resolve())
         return cls(options, folder, version_of(folder))
 
     def identity(self) -> Mapping[str, Any]:
@@ -79,18 +76,3 @@ class _Looking:
         agreed = self._captioner.agreement(stacked, [given for _, given in seen])
         rounded = [None if value is None else round(value, DECIMALS) for value in agreed]
         return [Described(own, value) for own, value in zip(said, rounded, strict=True)]
-
-
-def _folder(model: str) -> Path:
-    """Of a run its weights; else what `locate_model` finds."""
-    if model.startswith("lab:"):
-        return locate_model(model)
-    try:
-        run = find_run(model)
-    except UserError:
-        if model == "latest":
-            raise
-        return locate_model(model)
-    if not (run / "model").is_dir():
-        raise UserError(f"{run}: found no model/; the run has not come to its end")
-    return run / "model"

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
+
+from editkit.data.prepare import to_image, to_network
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +37,10 @@ def encode_pictures(vae: Any, images_BCHW: torch.Tensor) -> Posterior:
         return Posterior(encoded.latents, torch.zeros_like(encoded.latents), None)
     found = encoded.latent_dist
     return Posterior(found.mean, found.std, found.logvar)
+
+
+@torch.no_grad()
+def reconstruct(vae: Any, pixels_BCHW: torch.Tensor) -> list[Image.Image]:
+    """What an autoencoder leaves of uint8 pictures: through the encoder, whose mode is taken, and the decoder."""
+    latents = encode_pictures(vae, to_network(pixels_BCHW).to(vae.device)).mean
+    return [to_image(x_CHW) for x_CHW in vae.decode(latents).sample]
