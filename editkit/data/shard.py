@@ -10,6 +10,8 @@ makes safe.
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import struct
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -17,8 +19,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import lmdb
+import numpy as np
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from xxhash import xxh3_64_intdigest
 
 from editkit.errors import UserError
@@ -30,6 +33,19 @@ FIRST_MAP = 64 * 2**20  # bytes of address space; doubled whenever the file has 
 MAX_READERS = 1024  # processes and threads that read at one moment
 _HEAD = struct.Struct("<QQ")  # length of the body, checksum of the body
 _USE = struct.Struct("<QQ")  # stamp of the last run that used the entry, bytes of the file that it takes
+_PREFIX = struct.Struct("<Q")  # of safetensors: the length of its JSON header
+_DTYPES = {
+    "F64": "f8",
+    "F32": "f4",
+    "F16": "f2",
+    "BF16": "u2",
+    "I64": "i8",
+    "I32": "i4",
+    "I16": "i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
 
 
 def pack(key: str, tensors: Mapping[str, torch.Tensor]) -> bytes:
@@ -47,11 +63,31 @@ def unpack(key: str, stored: memoryview) -> Tensors | None:
     # The length is compared first: what says how long an entry is may be damaged too, and reading on would leave the map.
     if length != len(stored) - _HEAD.size:
         return None
-    body = bytes(stored[_HEAD.size :])
-    return load(body) if _checksum(key, body) == checksum else None
+    body = bytearray(stored[_HEAD.size :])
+    return _tensors(body) if _checksum(key, body) == checksum else None
 
 
-def _checksum(key: str, body: bytes) -> int:
+def _tensors(body: bytearray) -> Tensors:
+    """What safetensors' own `load` gives, in a third of the time for small entries: it reads their header each time, which all
+    entries of a data set have in common, and numpy makes an array from a buffer faster than torch makes a tensor."""
+    start = _PREFIX.size + _PREFIX.unpack_from(body)[0]
+    tensors: Tensors = {}
+    for name, dtype, shape, offset, bfloat16 in _layout(bytes(body[_PREFIX.size : start])):
+        tensor = torch.from_numpy(np.ndarray(shape, dtype, body, start + offset))
+        tensors[name] = tensor.view(torch.bfloat16) if bfloat16 else tensor
+    return tensors
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout(header: bytes) -> list[tuple[str, np.dtype[Any], tuple[int, ...], int, bool]]:
+    """(name, dtype, shape, offset in bytes, is bfloat16, which numpy has not) of each tensor of a safetensors header."""
+    return [
+        (name, np.dtype(_DTYPES[about["dtype"]]), tuple(about["shape"]), about["data_offsets"][0], about["dtype"] == "BF16")
+        for name, about in json.loads(header).items()
+    ]
+
+
+def _checksum(key: str, body: bytes | bytearray) -> int:
     return xxh3_64_intdigest(body, seed=xxh3_64_intdigest(key.encode()))  # the key too: an entry in another's place is damage
 
 
