@@ -68,8 +68,11 @@ def unpack(key: str, stored: memoryview) -> Tensors | None:
 
 
 def _tensors(body: bytearray) -> Tensors:
-    """What safetensors' own `load` gives, in a third of the time for small entries: it reads their header each time, which all
-    entries of a data set have in common, and numpy makes an array from a buffer faster than torch makes a tensor."""
+    """What safetensors' own `load` gives, in a quarter of the time for a small entry.
+
+    That reads the header of each, which all entries of a data set have in common; and numpy makes an array from a buffer faster
+    than torch makes a tensor.
+    """
     start = _PREFIX.size + _PREFIX.unpack_from(body)[0]
     tensors: Tensors = {}
     for name, dtype, shape, offset, bfloat16 in _layout(bytes(body[_PREFIX.size : start])):
