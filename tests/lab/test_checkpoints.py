@@ -7,14 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionPipeline
+from diffusers import AutoencoderTiny, StableDiffusionInstructPix2PixPipeline, StableDiffusionPipeline
 from safetensors import safe_open
 
-from editkit.data.prepare import to_image
+from editkit.data.prepare import PrepareParams, prepare, to_image
+from editkit.evaluate.descriptions import exchanged, is_right, score_agreement
 from editkit.evaluate.judge import load_judge, score_captions, score_edits, summarise
+from editkit.evaluate.metrics import psnr
 from editkit.lab.avatar_edits import sample_avatars, sample_edits
+from editkit.lab.photos import PhotoBuilder
+from editkit.models.difference_captioner.captioner import DifferenceCaptioner
+from editkit.models.difference_captioner.load import Options as CaptionerOptions
+from editkit.models.difference_captioner.load import load as load_captioner
 from editkit.models.editor import load_editor
 from editkit.models.locate import LAB, locate_model
+from editkit.models.stable_diffusion.latents import reconstruct
 
 MEGABYTE = 1_000_000
 STOCK = {"tiny-sd": StableDiffusionPipeline, "tiny-edit": StableDiffusionInstructPix2PixPipeline}
@@ -24,7 +31,7 @@ def weights(name: str) -> list[Path]:
     return sorted((LAB / name).rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("name", [*STOCK, "tiny-sd-vae", "tiny-clip", "judges"])
+@pytest.mark.parametrize("name", [*STOCK, "tiny-sd-vae", "photo-vae", "tiny-clip", "difference-captioner", "judges"])
 def test_weights_are_fp16_and_within_their_budget(name: str) -> None:
     files = weights(name)
     assert files
@@ -40,10 +47,13 @@ def test_weights_are_fp16_and_within_their_budget(name: str) -> None:
     assert parameters <= 12_000_000
 
 
-@pytest.mark.parametrize("name", [*STOCK, "tiny-sd-vae", "tiny-clip", "judges/reader", "judges/clip"])
+CARDS = [*STOCK, "tiny-sd-vae", "photo-vae", "tiny-clip", "difference-captioner", "judges/reader", "judges/clip"]
+
+
+@pytest.mark.parametrize("name", CARDS)
 def test_the_card_says_how_it_was_made_and_how_well_it_does(name: str) -> None:
     card = (LAB / name / "README.md").read_text(encoding="utf-8")
-    for words in ("## Recipe", "```toml", "seed", "hours", "## Scores", "## Data", "CC BY 4.0"):
+    for words in ("## Recipe", "```toml", "seed", "hours", "## Scores", "## Data", "CC BY"):
         assert words in card, words
     assert "Not evaluated" not in card
     for line in card.splitlines():
@@ -80,6 +90,27 @@ def test_the_editor_follows_and_keeps() -> None:
     assert scores["followed"] >= 0.8
     assert scores["kept"] >= 0.93
     assert scores["outside_l1"] <= 0.04
+
+
+def test_the_autoencoder_of_photographs_leaves_what_is_in_them() -> None:
+    photographs = [PhotoBuilder("captioned_images", PhotoBuilder.Options()).make("test", i).image.open() for i in range(2)]
+    corners = [(x, y) for x in range(0, 256, 64) for y in range(0, 256, 64)]
+    crops = [photo.crop((x, y, x + 64, y + 64)) for photo in photographs for x, y in corners]
+    pixels = torch.cat([prepare([crop], PrepareParams(64)) for crop in crops])
+    with torch.no_grad():
+        decoded = reconstruct(AutoencoderTiny.from_pretrained(LAB / "photo-vae" / "vae"), pixels)
+    assert sum(psnr(a, b) for a, b in zip(crops, decoded, strict=True)) / len(crops) >= 31
+
+
+def test_the_captioner_says_what_changed_and_knows_wrong_words() -> None:
+    pairs = sample_edits(48, seed=47)
+    captioner = DifferenceCaptioner(load_captioner("lab:difference-captioner", CaptionerOptions()))
+    stacked = captioner.stack([(p.source.open(), p.target.open()) for p in pairs])
+    said = captioner.describe(stacked)
+    assert sum(is_right(pair, text, "avatars") for pair, text in zip(pairs, said, strict=True)) >= 42
+    right = captioner.agreement(stacked, [p.instructions[0] for p in pairs])
+    wrong = captioner.agreement(stacked, exchanged(pairs, "avatars"))
+    assert score_agreement([x for x in right if x is not None], [x for x in wrong if x is not None])["agreement_auc"] >= 0.95
 
 
 def test_the_editors_metadata_is_what_its_recipe_evaluates_with() -> None:
