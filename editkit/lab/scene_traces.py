@@ -19,12 +19,12 @@ from typing import Any
 
 from editkit.data.traces import Inspection, NeedLoss
 from editkit.lab.scene_prompts import TAGS, sample_prompt
-from editkit.lab.scene_words import caption, count_of, in_place, noun
-from editkit.lab.scenes import Scene, Thing, relation
-from editkit.lab.trace_check import NOTHING_YET, check_plan, still_to_come
+from editkit.lab.scene_words import caption, count_of, noun
+from editkit.lab.scenes import Scene, Thing
+from editkit.lab.trace_check import NOTHING_YET, check_plan, places, still_to_come
 from editkit.lab.trace_reading import read_description
 from editkit.lab.trace_routes import ROUTES, Detour, Fault, Leg, Spoiled, draw_route, spoil
-from editkit.lab.trace_words import AmbiguousError, Change, at_once, change_in_words, description, issue, misplaced
+from editkit.lab.trace_words import AmbiguousError, Change, at_once, change_in_words, description, issue
 
 MULTI_TURN, TEXT_RIGHT, TEXT_WRONG = "multi-turn", "text-side, correct", "text-side, wrong"
 IMAGE_RIGHT, IMAGE_WRONG = "image-side, aligned", "image-side, misaligned"
@@ -222,15 +222,24 @@ class _Drawing:
         spoiled = spoil(self.rng, leg.after, fault, victim)
         if spoiled is None:
             return None
+        wrong = self._drawn_wrong(fault, spoiled, leg.after, planned.des)
+        if not wrong:
+            return None
         refine, again = (change_in_words(self.rng, spoiled.mend, spoiled.things, self.held_out) for _ in range(2))
-        seen = Inspection(False, "image", (self._drawn_wrong(fault, spoiled, leg.after),), deferred, refine)
+        seen = Inspection(False, "image", (wrong,), deferred, refine)
         steps.append(replace(planned, things=spoiled.things, inspection=seen, need_loss=INSPECTED))
         steps.append(DraftStep(again, self._described(leg.after), leg.after, agrees))
         return self._draft(f"{IMAGE_WRONG}: {fault}", steps, finished=not deferred, **facts)
 
-    def _drawn_wrong(self, fault: str, spoiled: Spoiled, right: Sequence[Thing]) -> str:
-        """What a picture has that its plan has not, in words."""
+    def _drawn_wrong(self, fault: str, spoiled: Spoiled, right: Sequence[Thing], des: str) -> str:
+        """What a picture has that its plan has not, in words; "" where the plan does not say that it should be otherwise."""
         rng, held_out, draft = self.rng, self.held_out, spoiled.things
+        if fault in ("place", "swap"):
+            for stated, found in places(read_description(des), draft):
+                if found and found != stated.name:
+                    said = {"wrong": f"{found} the {stated.other}", "right": f"{stated.name} it"}
+                    return issue(rng, "place", held_out, thing=stated.kind, **said)
+            return ""
         old, new = spoiled.mend.old, spoiled.mend.new
         one = old or new
         assert one is not None
@@ -238,23 +247,12 @@ class _Drawing:
         if number != wanted and min(number, wanted) > 0:
             said = {"wrong": count_of(one.kind, number), "right": count_of(one.kind, wanted)}
             return issue(rng, "count", held_out, **said)
-        if fault in ("extra", "missing", "count"):
-            return issue(rng, "missing" if fault == "missing" else "extra", held_out, thing=noun(one.kind, 1, one.colour))
-        assert old is not None
-        assert new is not None
-        if fault == "colour":
-            thing = f"the {old.kind}" if number == 1 else f"one {old.kind}"
-            return issue(rng, "colour", held_out, thing=thing, wrong=old.colour, right=new.colour)
-        if fault == "place":
-            return misplaced(rng, old, new, [t for t in draft if t is not old], held_out)
-        now, name = relation(old, new), relation(new, old)  # where the second is, the first should be
-        if now and sum(t.kind in (old.kind, new.kind) for t in draft) == 2:
-            said = {"wrong": f"{now} the {new.kind}", "right": f"{name} it"}
-            return issue(rng, "place", held_out, thing=old.kind, **said)
-        said = {"wrong": in_place(old.place), "right": in_place(new.place)}
-        if old.place == new.place:
-            raise AmbiguousError(f"swapped within the {old.place}")
-        return issue(rng, "place", held_out, thing=old.kind, **said)
+        if new is None:
+            return issue(rng, "extra", held_out, thing=noun(one.kind, 1, one.colour))
+        if old is None:
+            return issue(rng, "missing", held_out, thing=noun(one.kind, 1, one.colour))
+        thing = f"the {old.kind}" if number == 1 else f"one {old.kind}"
+        return issue(rng, "colour", held_out, thing=thing, wrong=old.colour, right=new.colour)
 
 
 def _bag(things: Sequence[Thing]) -> Counter[tuple[str, str]]:

@@ -7,6 +7,7 @@ instruction does, or where either cannot be read. What it leaves for later is no
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -14,6 +15,7 @@ from typing import Any
 
 from editkit.data.traces import Inspection
 from editkit.lab.scene_words import NUMBERS, beside, count_of, instruction, noun, plural
+from editkit.lab.scenes import Thing, relation
 from editkit.lab.trace_reading import (
     Bag,
     Command,
@@ -212,3 +214,20 @@ def next_step(rng: Random, asked: Mapping[str, Any], before: Description, held_o
         said = instruction(rng, "add", held_out, old="", new=new, where=where or "{where}")
         return said.replace(" {where}", "")  # wherever it fits
     return NOTHING
+
+
+def agrees(des: str, things: Sequence[Thing]) -> bool:
+    """Whether a description tells of these objects, of no others, and only of relations that they have."""
+    try:
+        told = read_description(des)
+    except UnreadableError:
+        return False
+    if told.bag != Counter((t.kind, t.colour) for t in things):
+        return False
+    return all(found == stated.name for stated, found in places(told, things))
+
+
+def places(told: Description, things: Sequence[Thing]) -> list[tuple[Relation, str]]:
+    """Every relation that is stated, with the one that these objects have; "" where theirs is not clear."""
+    by_kind = {t.kind: t for t in things}
+    return [(r, relation(by_kind[r.kind], by_kind[r.other])) for r in told.relations]

@@ -208,15 +208,3 @@ def _said(rng: Random, things: Sequence[Thing], asked: Mapping[str, Any], held_o
 def issue(rng: Random, fault: str, held_out: bool, **words: str) -> str:
     """What is wrong, in words drawn anew; `fault` is a key of `ISSUES` and `words` what its templates name."""
     return rng.choice(ISSUES[fault][held_out]).format(**words)
-
-
-def misplaced(rng: Random, wrong: Thing, right: Thing, others: Sequence[Thing], held_out: bool) -> str:
-    """The issue that an object is not where it should be: beside another one, else in another ninth of the picture."""
-    things = [wrong, *others]
-    for other in others:
-        found, wanted = relation(wrong, other), relation(right, other)
-        if found and wanted and found != wanted and sum(t.kind == other.kind for t in things) == 1:
-            said = {"wrong": f"{found} the {other.kind}", "right": f"{wanted} it"}
-            return issue(rng, "place", held_out, thing=named(rng, wrong, things), **said)
-    said = {"wrong": in_place(wrong.place), "right": in_place(right.place)}
-    return issue(rng, "place", held_out, thing=named(rng, wrong, things), **said)
