@@ -125,7 +125,7 @@ class _Drawing:
 
     def __init__(self, rng: Random, split: str, scene: Scene, asked: Mapping[str, Any]) -> None:
         self.rng, self.scene, self.asked = rng, scene, asked
-        self.held_out = split == "test"
+        self.split, self.held_out = split, split == "test"
 
     def draw(self, cell: str, fault: str, options: RouteOptions) -> Draft | None:
         if cell == MULTI_TURN:
@@ -179,8 +179,8 @@ class _Drawing:
         assert new is not None
         if fault == "follows":  # the description has another colour than the instruction, or another object
             spoiled = spoil(self.rng, leg.after, self.rng.choice(["colour", "missing"]), new)
-            if spoiled is None or not spoiled.things:
-                return None
+            if spoiled is None or not spoiled.things or not _belongs(spoiled.things, self.scene.ground, self.split):
+                return None  # a held-out composition is not even told of
             ins = change_in_words(self.rng, leg.change, leg.before, self.held_out, first=first)
             return DraftStep(ins, self._described(spoiled.things), None)
         if fault in ("extra", "count"):
