@@ -12,7 +12,6 @@ sample, build again. The test split is always planted, so that it is the same wh
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from editkit.build.generated import GeneratedExamples
-from editkit.build.proportions import largest_remainder, spread
+from editkit.build.proportions import largest_remainder, numbered
 from editkit.build.rows import Row, image
 from editkit.build.self_sampled import Judged, Sampled, fingerprint
 from editkit.build.stages import DROPPED, Gathering, Stage
@@ -82,7 +81,7 @@ class PlanTraces:
         sampled = None
         if isinstance(options.critiques, SampledOptions):
             sampled = Sampled(Path(options.critiques.sampled), options.seed, "train")
-        order = {split: _numbered(total) for split, total in (("train", options.train), ("test", options.test))}
+        order = {split: numbered(total, CELLS) for split, total in (("train", options.train), ("test", options.test))}
         routes = RouteOptions(options.detours, options.learn_astray)
 
         def make(row: Row) -> Row:
@@ -130,16 +129,6 @@ class PlanTraces:
             "key": key_of(row), "prompt": trace.prompt, "category": said, "steps": json.dumps(steps), "finished": False,
             "scene": json.dumps(dict(trace.scene)), "licence": licence, "provenance": json.dumps(came), DROPPED: "",
         }  # fmt: skip
-
-
-def _numbered(total: int) -> list[tuple[str, int]]:
-    """(cell, how many of it came before) of every trace of a split."""
-    counts: Counter[str] = Counter()
-    found = []
-    for cell in spread(largest_remainder(total, CELLS)):
-        found.append((cell, counts[cell]))
-        counts[cell] += 1
-    return found
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
 
@@ -38,3 +39,13 @@ def spread(counts: Mapping[str, int]) -> list[str]:
         given[kind] += 1
         order.append(kind)
     return order
+
+
+def numbered(total: int, weights: Mapping[str, int]) -> list[tuple[str, int]]:
+    """(kind, how many of it come before) of every example, in the order of `spread`."""
+    counts: Counter[str] = Counter()
+    found = []
+    for kind in spread(largest_remainder(total, weights)):
+        found.append((kind, counts[kind]))
+        counts[kind] += 1
+    return found
