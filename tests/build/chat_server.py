@@ -1,7 +1,8 @@
 """A server process on loopback that speaks the chat completions of OpenAI, and misbehaves where the caption says so.
 
 "[429 once]" in a caption: the first request for it is refused; likewise 500, 503; "[malformed once]", "[malformed always]",
-"[empty always]", "[wrong type once]", "[wrong always]", "[slow once]", "[cut once]", "[500 always]", "[401]". Every request is a line in the log.
+"[empty always]", "[wrong type once]", "[slow once]", "[cut once]", "[500 always]", "[401]"; of traces "[no steps]", "[wrong]",
+"[wrong always]". Every request is a line in the log.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ def _difference(content: list[dict[str, Any]]) -> str:
 
 def _plan(asked: str) -> str:
     """Two steps for a prompt of two objects: "a dog and a red ball"; none where the prompt says so."""
-    prompt, _, route = asked.partition("\n\n")
+    prompt, _, _ = asked.partition("\n\n")
     first, _, second = prompt.partition(" [")[0].partition(" and ")
-    steps = [] if "[no steps]" in prompt else [(f"Add {first}.", first), (f"Add\n{second}. ({route})", f"{first} and {second}")]
+    steps = [] if "[no steps]" in prompt else [(f"Add {first}.", first), (f"Add\n{second}.", f"{first} and {second}")]
     steps += [("", "")] * (5 - len(steps))
     said = {f"{what}_{n}": text for n, step in enumerate(steps, 1) for what, text in zip(STEP, step, strict=True)}
     return json.dumps({"scene_graph": f"objects: {first}, {second}", **said})

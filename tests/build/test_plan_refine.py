@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from editkit.build import pipeline
-from editkit.build.engine import LocalEngine
 from editkit.build.pipeline import build_spec
 from editkit.build.proportions import largest_remainder, spread
 from editkit.data.pictures import Picture, png_bytes
@@ -43,6 +42,7 @@ from editkit.lab.scenes import Scene, Thing, relation, render
 from editkit.lab.trace_check import NOTHING_YET, agrees, check_plan
 from editkit.lab.trace_reading import perform, read_commands, read_description
 from editkit.lab.trace_routes import MAX_STEPS
+from tests.build.here import Here
 
 SPEC = """\
 format = 1
@@ -221,13 +221,6 @@ def test_the_proportions_are_exact_and_every_beginning_has_them(total: int) -> N
         assert found == CELLS
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[LocalEngine]:
-    one = LocalEngine(1)
-    yield one
-    one.close()
-
-
 @pytest.fixture
 def spec(workplace: Path) -> Path:
     Path("small.toml").write_text(SPEC.format(train=60, test=10))
@@ -235,11 +228,11 @@ def spec(workplace: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(engine: LocalEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What this spec gives."""
     place = tmp_path_factory.mktemp("built")
     (place / "small.toml").write_text(SPEC.format(train=60, test=10))
-    return build_spec(place / "small.toml", place / "small", engine=engine)
+    return build_spec(place / "small.toml", place / "small", engine=Here())
 
 
 def test_a_built_set_opens_everywhere_and_goes_to_other_trainers(built: Path, workplace: Path) -> None:
@@ -280,9 +273,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_the_same_bytes_however_often_it_was_stopped(
-    built: Path, spec: Path, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_bytes_however_often_it_was_stopped(built: Path, spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("editkit.build.plan_refine.PlanTraces.part_size", 10)
 
     def stop(*_: object, **__: object) -> None:
@@ -291,7 +282,7 @@ def test_the_same_bytes_however_often_it_was_stopped(
     with monkeypatch.context() as changed:
         changed.setattr(pipeline, "write_split", stop)
         with pytest.raises(KeyboardInterrupt):
-            build_spec(spec, Path("again"), engine=engine)
+            build_spec(spec, Path("again"), engine=Here())
     work = Path("again.staging/work")
     (plans,), (filtered,) = work.glob("0-plan-*"), work.glob("2-filter-*")
     (filtered / "train-000003.parquet").unlink()  # as a kill leaves it: released pictures, half a part
@@ -302,11 +293,11 @@ def test_the_same_bytes_however_often_it_was_stopped(
     there = {p: p.stat().st_mtime_ns for p in filtered.glob("*.parquet")}
     assert len(there) == 6
     assert plans.is_dir()
-    assert files(build_spec(spec, Path("again"), engine=engine)) == files(built)
+    assert files(build_spec(spec, Path("again"), engine=Here())) == files(built)
 
 
-def test_a_limit_takes_the_first_ones(built: Path, spec: Path, engine: LocalEngine) -> None:
-    every, some = open_dataset(str(built)), open_dataset(str(build_spec(spec, Path("few"), 7, engine)))
+def test_a_limit_takes_the_first_ones(built: Path, spec: Path) -> None:
+    every, some = open_dataset(str(built)), open_dataset(str(build_spec(spec, Path("few"), 7, Here())))
     assert len(some) == 7
     assert [plan_text(s) for t in some for s in t.steps] == [plan_text(s) for i in range(7) for s in every[i].steps]
 
@@ -332,10 +323,10 @@ def sampled_folder(folder: Path, count: int) -> list[PlanTrace]:
     return made
 
 
-def test_sampled_steps_take_the_place_of_planted_ones(spec: Path, engine: LocalEngine) -> None:
+def test_sampled_steps_take_the_place_of_planted_ones(spec: Path) -> None:
     made = {trace.key: trace for trace in sampled_folder(Path("sampled"), 30)}
     spec.write_text(SPEC.format(train=60, test=10) + 'critiques = { sampled = "sampled" }\n')
-    build_spec(spec, None, engine=engine)
+    build_spec(spec, None, engine=Here())
     count: Counter[str] = Counter()
     for split in ("train", "test"):
         dataset = open_dataset(str(spec), split)
@@ -371,19 +362,19 @@ def test_sampled_steps_take_the_place_of_planted_ones(spec: Path, engine: LocalE
         ("detours = 1.5", "detours"),
     ],
 )
-def test_a_mistake_is_one_line(spec: Path, engine: LocalEngine, change: str, words: str) -> None:
+def test_a_mistake_is_one_line(spec: Path, change: str, words: str) -> None:
     sampled_folder(Path("sampled"), 6)
     spec.write_text(SPEC.format(train=600, test=10) + change + "\n")
     with pytest.raises(UserError, match=words):
-        build_spec(spec, None, engine=engine)
+        build_spec(spec, None, engine=Here())
 
 
-def test_trajectories_without_a_scene_are_refused(spec: Path, engine: LocalEngine) -> None:
+def test_trajectories_without_a_scene_are_refused(spec: Path) -> None:
     made = sampled_folder(Path("sampled"), 3)
     write_traces(Path("sampled"), [replace(trace, scene={}) for trace in made])
     spec.write_text(SPEC.format(train=6, test=0) + 'critiques = { sampled = "sampled" }\n')
     with pytest.raises(UserError, match=r"sample-0: found no scene.split and scene.geneval"):
-        build_spec(spec, None, engine=engine)
+        build_spec(spec, None, engine=Here())
 
 
 ASKED = {

@@ -18,6 +18,7 @@ from editkit.data.trace_files import write_traces
 from editkit.data.traces import PlanStep, PlanTrace, check_trace
 from editkit.errors import UserError
 from tests.build.chat_server import ChatServer
+from tests.build.here import Here
 
 SPEC = """\
 format = 1
@@ -53,7 +54,7 @@ def spec(running: ChatServer, workplace: Path) -> Path:
 
 def prompts(*marks: str) -> None:
     """Twelve prompts, the last ones with these marks for the server."""
-    marked = ["", *marks] * 12
+    marked = ["", *marks, *marks] * 12
     Path("prompts.txt").write_text("".join(f"a dog of breed {i} and a red ball{marked[i]}\n" for i in range(12)))
 
 
@@ -64,7 +65,7 @@ def traces(spec: Path) -> list[PlanTrace]:
 
 def test_every_subset_comes_in_its_share_with_critiques_and_confirmed_corrections(spec: Path) -> None:
     prompts(" [wrong]")
-    folder = build_spec(spec, None)
+    folder = build_spec(spec, None, engine=Here())
     facts = json.loads((folder / "dataset.json").read_text())
     stages = facts["provenance"]["stages"]
     assert stages["plan"] == {"kept": 12}
@@ -103,7 +104,7 @@ def test_every_subset_comes_in_its_share_with_critiques_and_confirmed_correction
 
 def test_corrections_that_do_not_help_and_plans_without_steps_are_dropped(spec: Path) -> None:
     prompts(" [wrong always]", " [no steps]")
-    stages = json.loads((build_spec(spec, None) / "dataset.json").read_text())["provenance"]["stages"]
+    stages = json.loads((build_spec(spec, None, engine=Here()) / "dataset.json").read_text())["provenance"]["stages"]
     assert stages["plan"]["no usable reply"] == 4
     assert stages["confirm"].get("the correction did not help", 0) + stages["inspect"]["a step was not drawn as planned"] > 0
     assert not any(t.category == "image-side, misaligned" for t in traces(spec))
@@ -115,20 +116,20 @@ def test_the_plans_of_a_half_trained_model_are_judged(spec: Path) -> None:
     steps = (PlanStep("Add a cat.", "a cat", red), PlanStep("Add a hat.", "a cat and a hat", red))
     write_traces(Path("sampled"), [PlanTrace(f"s-{i}", "a cat and a hat", steps, red, {}, "CC0 1.0") for i in range(3)])
     spec.write_text(spec.read_text().replace("test = 0", 'test = 0\nsampled = "sampled"'))
-    build_spec(spec, None)
+    build_spec(spec, None, engine=Here())
     judged = [t for t in traces(spec) if t.category.startswith("text-side")]
     assert sorted(json.loads(t.provenance)["parent"] for t in judged) == ["s-0", "s-1", "s-2"]
     assert all(step.sketch.read_bytes() == red.read_bytes() for t in judged for step in t.steps if step.sketch)
     spec.write_text(spec.read_text().replace("train = 12", "train = 40"))
     with pytest.raises(UserError, match=r"sampled: found 3 traces; \[build\] train = 40 needs 10: sample more"):
-        build_spec(spec, None)
+        build_spec(spec, None, engine=Here())
 
 
 def test_the_same_bytes_twice_and_nothing_is_asked_twice(spec: Path, running: ChatServer) -> None:
     prompts(" [wrong]")
-    one = build_spec(spec, Path("one"))
+    one = build_spec(spec, Path("one"), engine=Here())
     before = len(running.requests())
-    two = build_spec(spec, Path("two"))
+    two = build_spec(spec, Path("two"), engine=Here())
     assert len(running.requests()) == before
     names = [p.relative_to(one) for p in one.rglob("*") if p.is_file()]
     assert all((one / n).read_bytes() == (two / n).read_bytes() for n in names)
