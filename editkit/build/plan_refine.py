@@ -74,7 +74,7 @@ class PlanTraces:
 
     def identity(self) -> Mapping[str, Any]:
         said = {"name": "scenes", "version": VERSION, "proportions": dict(CELLS), "sampled_sha256": self.sampled_sha256}
-        return {**said, **self.options.model_dump(mode="json", exclude={"size"})}
+        return {**said, **self.options.model_dump(mode="json", exclude={"size", "critiques"})}
 
     def open(self) -> Callable[[list[Row]], list[Row]]:
         options = self.options

@@ -10,7 +10,8 @@ Of each trace:
 * `licence`: of the pictures; "" = that of the data spec.
 * `provenance`: JSON of whatever says how it was sampled (checkpoint, seed, guidance); it goes into the examples as `sampled`.
 
-Steps are judged in order, up to the first that is wrong: what comes after it started from a mistake.
+Steps are judged in order, up to the first that is wrong, for what comes after it started from a mistake; or to the first that
+tells of a composition which is held out from training.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from editkit.data.traces import PlanTrace
 from editkit.errors import UserError
 from editkit.lab.scene_art import GLYPHS
 from editkit.lab.scene_traces import TEXT_RIGHT, TEXT_WRONG
+from editkit.lab.scenes import compositions, held_out_among, related
 from editkit.lab.trace_check import NOTHING_YET, PlanVerdict, check_plan
+from editkit.lab.trace_reading import UnreadableError, read_description
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +98,21 @@ def _judged(trace: PlanTrace, asked: dict[str, Any], seed: int) -> Iterator[Judg
     for number, step in enumerate(trace.steps, 1):
         rng = Random(f"critique/{seed}/{trace.key}/{number}")
         verdict, before = check_plan(rng, asked, before, step.ins, step.des, held_out=False)
-        if step.sketch is None and verdict.drawable:
-            return  # the sampler stopped before it was drawn
+        if (step.sketch is None and verdict.drawable) or _tells_of_held_out(step.des):
+            return  # the sampler stopped before it was drawn, or nobody may learn from it
         yield Judged(trace, number, verdict)
         if verdict.faults:
             return
+
+
+def _tells_of_held_out(des: str) -> bool:
+    try:
+        told = read_description(des)
+    except UnreadableError:
+        return False
+    objects = [(noun.kind, noun.colour) for noun in told.nouns for _ in range(noun.count)]
+    found = [c for c in compositions(objects) if c[0] != "colour" or c[2]]  # a colour that is not said is none
+    return bool(held_out_among([*found, *(related(r.kind, r.name, r.other) for r in told.relations)]))
 
 
 def fingerprint(folder: Path) -> str:

@@ -21,11 +21,13 @@ from PIL import Image
 from editkit.build import pipeline
 from editkit.build.pipeline import build_spec
 from editkit.build.proportions import largest_remainder, spread
+from editkit.build.self_sampled import Sampled
 from editkit.data.pictures import Picture, png_bytes
 from editkit.data.read import open_dataset
 from editkit.data.trace_files import read_conversations, to_edit_pairs, write_conversations, write_traces
 from editkit.data.traces import PlanStep, PlanTrace, check_trace, parse_plan, plan_text
 from editkit.errors import UserError
+from editkit.lab.scene_art import COLOURS
 from editkit.lab.scene_traces import (
     CELLS,
     IMAGE_RIGHT,
@@ -38,7 +40,7 @@ from editkit.lab.scene_traces import (
     RouteOptions,
     draw_trace,
 )
-from editkit.lab.scenes import Scene, Thing, relation, render
+from editkit.lab.scenes import Scene, Thing, is_held_out, relation, render
 from editkit.lab.trace_check import NOTHING_YET, agrees, check_plan
 from editkit.lab.trace_reading import perform, read_commands, read_description
 from editkit.lab.trace_routes import MAX_STEPS
@@ -171,6 +173,8 @@ def test_a_faulty_drawing_is_not_its_plan_and_the_correction_makes_it_so(index: 
                 moved = next(t for t in shown(mended) if t not in shown(faulty))
                 others = [t for t in shown(mended) if t.kind == command.beside[1].kind and t != moved]
                 assert [relation(moved, other) for other in others] == [command.beside[0]]
+                was = next(t for t in shown(faulty) if t not in shown(mended))
+                assert relation(was, others[0]) != command.beside[0]  # it says something new
     check_deferred(draft, faulty, shown(mended))
     assert draft.finished == (not short_of(draft.asked, shown(mended)))
 
@@ -375,6 +379,17 @@ def test_trajectories_without_a_scene_are_refused(spec: Path) -> None:
     spec.write_text(SPEC.format(train=6, test=0) + 'critiques = { sampled = "sampled" }\n')
     with pytest.raises(UserError, match=r"sample-0: found no scene.split and scene.geneval"):
         build_spec(spec, None, engine=Here())
+
+
+def test_sampled_steps_that_tell_of_a_held_out_composition_are_left_out(workplace: Path) -> None:
+    made = sampled_folder(Path("sampled"), 4)
+    before = Sampled(Path("sampled"), 0, "train")
+    colour = next(c for c in COLOURS if is_held_out("colour", "apple", c))
+    words = f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} apple"
+    spoiled = replace(made[0], steps=(replace(made[0].steps[0], ins=f"draw {words}", des=words), *made[0].steps[1:]))
+    write_traces(Path("sampled"), [spoiled, *made[1:]])
+    after = Sampled(Path("sampled"), 0, "train")
+    assert sum(before.count(cell) - after.count(cell) for cell in (TEXT_RIGHT, TEXT_WRONG)) == len(made[0].steps)
 
 
 ASKED = {
