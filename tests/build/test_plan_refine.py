@@ -310,14 +310,14 @@ def test_a_limit_takes_the_first_ones(built: Path, spec: Path) -> None:
 
 
 def sampled_folder(folder: Path, count: int) -> list[PlanTrace]:
-    """Trajectories such as a model writes: right ones, and ones with a mistake in the last step or nonsense."""
+    """Trajectories such as a model writes: right ones, and ones with a mistake in the last step or nonsense in the first."""
     made = []
     for i in range(count):
         draft = draw_trace(9, "train", i, MULTI_TURN, RouteOptions(detours=0.0))
         sketches = [Picture(data=png_bytes(render(Scene(shown(s), draft.scene.ground), 32))) for s in draft.steps]
         steps = [PlanStep(s.ins, s.des, p) for s, p in zip(draft.steps, sketches, strict=True)]
         if i % 3 == 1:
-            steps[-1] = replace(steps[-1], ins="add a blorp", des="a blorp and a red")
+            steps[0] = replace(steps[0], ins="add a blorp", des="a blorp and a red")  # and goes on
         if i % 3 == 2:
             steps[-1] = replace(steps[-1], des=steps[0].des if len(steps) > 1 else "two black cats")
         scene = {"split": "train", "geneval": dict(draft.asked)}
@@ -350,6 +350,7 @@ def test_sampled_steps_take_the_place_of_planted_ones(spec: Path) -> None:
                     assert step.sketch.read_bytes() == was.sketch.read_bytes()
             assert [s.inspection is not None for s in trace.steps] == [False] * (len(trace.steps) - 1) + [True]
             assert trace.steps[-1].inspection.ok == (cell == TEXT_RIGHT)
+            assert not any("blorp" in step.ins for step in trace.steps[:-1])  # nothing is judged behind a mistake
             if "blorp" in trace.steps[-1].ins:
                 assert came["faults"] == ["instruction", "description"]
                 assert trace.steps[-1].sketch is None
