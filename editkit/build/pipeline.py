@@ -38,6 +38,8 @@ BUILDERS = {
     "instruct_pix2pix": "editkit.build.instruct_pix2pix:InstructPix2PixBuilder",
     "instruction_tuning": "editkit.build.instruction_tuning:InstructionTuningBuilder",
     "photos": "editkit.lab.photos:PhotoBuilder",
+    "plan_refine": "editkit.build.plan_refine:PlanRefineBuilder",
+    "plan_refine_taught": "editkit.build.plan_refine_taught:PlanRefineTaughtBuilder",
     "scenes": "editkit.lab.scene_builder:SceneBuilder",
 }
 

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
 from editkit.data.examples import EditPair, Example
+from editkit.data.traces import PlanStep, PlanTrace
 
 Row = dict[str, Any]
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 TEXTS = pa.list_(pa.string())
+FLAGS = ("plan", "sketch", "inspection")
+STEPS = pa.list_(
+    pa.struct(
+        [
+            ("ins", pa.string()),
+            ("des", pa.string()),
+            ("image", IMAGE),
+            (
+                "inspection",
+                pa.struct(
+                    [("ok", pa.bool_()), ("on", pa.string()), ("issues", TEXTS), ("deferred", TEXTS), ("refine", pa.string())]
+                ),
+            ),
+            ("need_loss", pa.struct([(name, pa.bool_()) for name in FLAGS])),
+        ]
+    )
+)
 COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "edit_pairs": {
         "key": pa.string(), "source": IMAGE, "target": IMAGE, "mask": IMAGE, "instructions": TEXTS,
@@ -22,12 +41,27 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "captioned_images": {
         "key": pa.string(), "image": IMAGE, "captions": TEXTS, "facts": pa.string(), "licence": pa.string(),
     },
+    "plan_traces": {
+        "key": pa.string(), "prompt": pa.string(), "category": pa.string(), "steps": STEPS, "finished": pa.bool_(),
+        "scene": pa.string(), "licence": pa.string(),
+    },
 }  # fmt: skip
 PROVENANCE = {"provenance": pa.string()}  # JSON: how a generated example came about
 
 
-def to_row(example: Example) -> Row:
+def to_row(example: Example | PlanTrace) -> Row:
     """An example as a row of the Parquet files."""
+    if isinstance(example, PlanTrace):
+        return {
+            "key": example.key,
+            "prompt": example.prompt,
+            "category": example.category,
+            "steps": [_step(step) for step in example.steps],
+            "finished": example.final is not None,
+            "scene": json.dumps(dict(example.scene)),
+            "licence": example.licence,
+            "provenance": example.provenance,
+        }
     if isinstance(example, EditPair):
         return {
             "key": example.key,
@@ -52,6 +86,17 @@ def to_row(example: Example) -> Row:
     }
 
 
+def _step(step: PlanStep) -> Row:
+    seen, losses = step.inspection, step.need_loss
+    return {
+        "ins": step.ins,
+        "des": step.des,
+        "image": image(step.sketch.read_bytes()) if step.sketch is not None else None,
+        "inspection": asdict(seen) if seen is not None else None,
+        "need_loss": asdict(losses),
+    }
+
+
 def image(data: bytes) -> Row:
     """The bytes of an image file, as `datasets` stores one."""
     return {"bytes": data, "path": None}
@@ -61,17 +106,20 @@ def parquet_schema(kind: str, *, generated: bool = False) -> pa.Schema:
     """The columns of a kind, with the features that make `datasets.load_dataset` open pictures as pictures.
 
     Args:
-        kind: "edit_pairs" or "captioned_images".
+        kind: "edit_pairs", "captioned_images" or "plan_traces".
         generated: whether every example has its provenance beside it.
     """
     columns = COLUMNS[kind] | (PROVENANCE if generated else {})
-    features: dict[str, Any] = {}
-    for name, type_ in columns.items():
-        if type_ is IMAGE:
-            features[name] = {"_type": "Image"}
-        elif type_ is TEXTS:
-            features[name] = {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"}
-        else:
-            features[name] = {"dtype": "string", "_type": "Value"}
+    features = {name: _feature(type_) for name, type_ in columns.items()}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     return pa.schema(list(columns.items()), metadata=metadata)
+
+
+def _feature(type_: pa.DataType) -> dict[str, Any]:
+    if type_ == IMAGE:
+        return {"_type": "Image"}
+    if pa.types.is_list(type_):
+        return {"feature": _feature(type_.value_type), "_type": "List"}
+    if pa.types.is_struct(type_):
+        return {field.name: _feature(field.type) for field in type_}
+    return {"dtype": str(type_), "_type": "Value"}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from editkit.data.pictures import Picture
+from editkit.data.traces import PlanTrace, inspection_text, plan_text
 
 SCORE = "score"  # of `EditPair.scores`: how good the pair is, as its makers say
 
@@ -102,15 +103,20 @@ class Dataset(Protocol[E_co]):
     def __getitem__(self, index: int) -> E_co: ...
 
 
-def all_texts(example: AnyExample) -> tuple[str, ...]:
-    """The texts of an example: its captions, or its instructions."""
+def all_texts(example: AnyExample | PlanTrace) -> tuple[str, ...]:
+    """The texts of an example: its captions, its instructions, or of a trace the prompt and all that is written in it."""
+    if isinstance(example, PlanTrace):
+        plans = [plan_text(step) for step in example.steps]
+        return (example.prompt, *plans, *(inspection_text(s.inspection) for s in example.steps if s.inspection is not None))
     return example.captions if isinstance(example, CaptionedImage) else example.instructions
 
 
-def pictures_of(example: AnyExample) -> Sequence[tuple[str, Picture]]:
+def pictures_of(example: AnyExample | PlanTrace) -> Sequence[tuple[str, Picture]]:
     """The pictures of an example with their roles, for checks that open every one."""
     if isinstance(example, CaptionedImage):
         return (("image", example.image),)
+    if isinstance(example, PlanTrace):
+        return [(f"step {n}", step.sketch) for n, step in enumerate(example.steps, 1) if step.sketch is not None]
     found = [("source", example.source)]
     if isinstance(example, EditPair):
         found.append(("target", example.target))

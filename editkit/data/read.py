@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from editkit.data.combine import Limited
-from editkit.data.examples import SCORE, CaptionedImage, Dataset, EditPair, Example
+from editkit.data.examples import SCORE, CaptionedImage, Dataset, EditPair, Example, all_texts
 from editkit.data.formats import open_foreign
 from editkit.data.pictures import Picture
 from editkit.data.row_groups import (
@@ -29,6 +29,7 @@ from editkit.data.row_groups import (
     read_row_group,
 )
 from editkit.data.spec import DataSpec, data_folder, load_spec, spec_hash
+from editkit.data.traces import Inspection, NeedLoss, PlanStep, PlanTrace
 from editkit.errors import UserError
 
 T = TypeVar("T")
@@ -86,7 +87,10 @@ class ParquetDataset:
         self._manifest = self._read_manifest()
         if split not in self._manifest["counts"]:
             raise UserError(f'{where}: found no split "{split}"; it has {", ".join(self._manifest["counts"])}')
-        self._make = _edit_pair if self._manifest["kind"] == "edit_pairs" else _captioned_image
+        kind = self._manifest["kind"]
+        if kind not in MAKERS:
+            raise UserError(f"{where}: found {kind}; this version knows {', '.join(MAKERS)}; update editkit")
+        self._make = MAKERS[kind]
         self._resident = Resident(RESIDENT_BYTES)
 
     def _read_manifest(self) -> Mapping[str, Any]:
@@ -140,7 +144,7 @@ class ParquetDataset:
     def __len__(self) -> int:
         return self._manifest["counts"][self._split]
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Example | PlanTrace:
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = bisect.bisect_right(self._starts, index) - 1
@@ -158,7 +162,11 @@ class ParquetDataset:
 
     def texts(self) -> Iterator[tuple[str, ...]]:
         """The texts of every example, in order; no pictures are read."""
-        column = "instructions" if self._manifest["kind"] == "edit_pairs" else "captions"
+        kind = self._manifest["kind"]
+        if kind == "plan_traces":  # texts and pictures lie in one column
+            yield from (all_texts(self[i]) for i in range(len(self)))
+            return
+        column = "instructions" if kind == "edit_pairs" else "captions"
         for group in self._groups:
             rows = self._reading(group.shard, lambda group=group: read_row_group(self._fs, group, [column]))
             yield from map(tuple, rows.columns[column])
@@ -260,3 +268,33 @@ def _captioned_image(row: Mapping[str, Any]) -> CaptionedImage:
         facts=json.loads(row["facts"]),
         licence=row["licence"],
     )
+
+
+def plan_trace(row: Mapping[str, Any]) -> PlanTrace:
+    """A trace from a row of the Parquet files."""
+    steps = tuple(_plan_step(step, f"{row['key']}, step {n}") for n, step in enumerate(row["steps"], 1))
+    return PlanTrace(
+        key=row["key"],
+        prompt=row["prompt"],
+        steps=steps,
+        final=steps[-1].sketch if row["finished"] else None,
+        scene=json.loads(row["scene"]),
+        licence=row["licence"],
+        category=row["category"],
+        provenance=row.get("provenance") or "",
+    )
+
+
+def _plan_step(step: Mapping[str, Any], name: str) -> PlanStep:
+    seen = step["inspection"]
+    if seen is not None:
+        seen = Inspection(seen["ok"], seen["on"], tuple(seen["issues"]), tuple(seen["deferred"]), seen["refine"])
+    sketch = _picture(step["image"]["bytes"], name) if step["image"] is not None else None
+    return PlanStep(step["ins"], step["des"], sketch, seen, NeedLoss(**step["need_loss"]))
+
+
+MAKERS: Mapping[str, Callable[[Mapping[str, Any]], Example | PlanTrace]] = {
+    "edit_pairs": _edit_pair,
+    "captioned_images": _captioned_image,
+    "plan_traces": plan_trace,
+}

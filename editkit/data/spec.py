@@ -15,7 +15,7 @@ from editkit.recipe.load import Source, load_toml_model
 from editkit.recipe.schema import Component, Fraction, Names, PositiveInt, Section
 
 FORMAT = 1
-Kind = Literal["edit_pairs", "edit_requests", "captioned_images"]
+Kind = Literal["edit_pairs", "edit_requests", "captioned_images", "plan_traces"]
 # Keys that change nothing of a data set but the disk that building it takes.
 NOT_OF_THE_SET = {"build": {"filter": {"release"}}}
 # Keys that change nothing of what a builder makes.
@@ -211,6 +211,10 @@ class DataSpec(Section):
     def _one_way(self) -> DataSpec:
         if (self.build is None) == (self.read is None):
             raise ValueError("expected exactly one of [build] and [read]")
+        if self.kind == "plan_traces" and self.read is not None:
+            raise ValueError(
+                'found kind = "plan_traces" with [read]; expected [build] (for traces of others see editkit.data.trace_files)'
+            )
         if self.kind == "edit_requests" and self.role != "evaluation":
             raise ValueError('kind = "edit_requests" has no targets to learn from; expected role = "evaluation"')
         return self

@@ -50,6 +50,8 @@ CONVERSATION = pa.schema(
         ("finished", pa.bool_()),
         ("scene", pa.string()),
         ("licence", pa.string()),
+        ("category", pa.string()),
+        ("provenance", pa.string()),
     ]
 )
 
@@ -87,6 +89,8 @@ class _Line(Section):
     steps: list[_Step]
     final: str | None
     licence: str
+    category: str = ""
+    provenance: str = ""
 
 
 def write_traces(folder: Path, traces: Iterable[PlanTrace]) -> int:
@@ -127,6 +131,8 @@ def _to_line(folder: Path, trace: PlanTrace) -> dict[str, Any]:
         "steps": steps,
         "final": steps[-1]["image"] if trace.final is not None else None,
         "licence": trace.licence,
+        "category": trace.category,
+        "provenance": trace.provenance,
     }
 
 
@@ -173,7 +179,8 @@ def _from_line(folder: Path, line: str, where: str) -> PlanTrace:
         losses = NeedLoss(s.need_loss.plan, s.need_loss.sketch, s.need_loss.inspection)
         steps.append(PlanStep(s.ins, s.des, sketch, s.inspect.seen() if s.inspect else None, losses))
     final = _picture(folder, read.final, read.key, len(steps)) if read.final else None
-    return check_trace(PlanTrace(read.key, read.prompt, tuple(steps), final, read.scene, read.licence))
+    about = (read.scene, read.licence, read.category, read.provenance)
+    return check_trace(PlanTrace(read.key, read.prompt, tuple(steps), final, *about))
 
 
 def _picture(folder: Path, name: str, key: str, step: int) -> Picture:
@@ -210,7 +217,14 @@ def to_conversation(trace: PlanTrace) -> list[dict[str, Any]]:
 
 
 def from_conversation(
-    turns: Any, key: str, *, finished: bool | None = None, scene: Mapping[str, Any] | None = None, licence: str = ""
+    turns: Any,
+    key: str,
+    *,
+    finished: bool | None = None,
+    scene: Mapping[str, Any] | None = None,
+    licence: str = "",
+    category: str = "",
+    provenance: str = "",
 ) -> PlanTrace:
     """A trace from such turns.
 
@@ -218,7 +232,7 @@ def from_conversation(
         turns: of the user and of the assistant.
         key: of the trace.
         finished: whether the last picture is the final one; None = if it was not rejected and nothing is still to come.
-        scene, licence: see `PlanTrace`.
+        scene, licence, category, provenance: see `PlanTrace`.
 
     Raises:
         TraceError: the turns are of another shape, or their texts of another grammar.
@@ -236,7 +250,8 @@ def from_conversation(
     if finished is None:
         finished = seen is None or (seen.ok and not seen.deferred)
     final = steps[-1].sketch if steps and finished else None
-    return check_trace(PlanTrace(key, prompt.removeprefix(PREFIX), tuple(steps), final, scene or {}, licence))
+    about = (scene or {}, licence, category, provenance)
+    return check_trace(PlanTrace(key, prompt.removeprefix(PREFIX), tuple(steps), final, *about))
 
 
 def _part(part: Mapping[str, Any], key: str, n: int) -> str | Picture:
@@ -273,6 +288,7 @@ def write_conversations(path: Path, traces: Iterable[PlanTrace]) -> int:
         for trace in traces:
             scene, conversation = json.dumps(dict(trace.scene)), json.dumps(to_conversation(trace))
             facts = {"key": trace.key, "finished": trace.final is not None, "scene": scene, "licence": trace.licence}
+            facts |= {"category": trace.category, "provenance": trace.provenance}
             rows.append({"conversation": conversation, **facts})
             if len(rows) == ROWS_A_GROUP:
                 writer.write_table(pa.Table.from_pylist(rows, CONVERSATION))
@@ -300,8 +316,8 @@ def read_conversations(path: Path) -> Iterator[PlanTrace]:
                     turns, scene = json.loads(row["conversation"]), json.loads(row.get("scene") or "{}")
                 except (json.JSONDecodeError, TypeError) as error:
                     raise TraceError(key, 0, f"found a conversation or a scene that is no JSON ({error})") from error
-                licence = row.get("licence") or ""
-                yield from_conversation(turns, key, finished=row.get("finished"), scene=scene, licence=licence)
+                about = {name: row.get(name) or "" for name in ("licence", "category", "provenance")}
+                yield from_conversation(turns, key, finished=row.get("finished"), scene=scene, **about)
 
 
 def to_edit_pairs(trace: PlanTrace) -> list[EditPair]:

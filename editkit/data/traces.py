@@ -114,6 +114,8 @@ class PlanTrace:
             from which inspection alone is learned.
         scene: the scene graph of the prompt as JSON, where one is known.
         licence: of the pictures, as their authors state it.
+        category: the kind of trace, for tables by kind.
+        provenance: of a generated trace, how it came about, as JSON; "" = nobody wrote it down.
     """
 
     key: str
@@ -122,6 +124,8 @@ class PlanTrace:
     final: Picture | None
     scene: Mapping[str, Any] = field(default_factory=dict)
     licence: str = ""
+    category: str = ""
+    provenance: str = ""
 
 
 def check_trace(trace: PlanTrace) -> PlanTrace:

@@ -157,10 +157,16 @@ def change(
             return None
         return tuple(new if t is old else t for t in things), old, new
     other = rng.choice(others)
-    there, here = _at(old, other.centre), _at(other, old.centre)
-    after = tuple({old: there, other: here}.get(t, t) for t in things)
-    free = all(apart(a, b) for i, a in enumerate(after) for b in after[:i])
-    return (after, old, other) if free and _inside(there) and _inside(here) else None
+    places = exchanged(things, old, other)
+    return (tuple({old: places[0], other: places[1]}.get(t, t) for t in things), old, other) if places else None
+
+
+def exchanged(things: Sequence[Thing], a: Thing, b: Thing) -> tuple[Thing, Thing] | None:
+    """Two objects in each other's places, centre on centre; None where one would touch something, or leave the picture."""
+    there, here = _at(a, b.centre), _at(b, a.centre)
+    after = tuple({a: there, b: here}.get(t, t) for t in things)
+    free = all(apart(s, t) for i, s in enumerate(after) for t in after[:i])
+    return (there, here) if free and _inside(there) and _inside(here) else None
 
 
 def in_words(rng: Random, edit: SceneEdit, held_out: bool) -> str:

@@ -48,7 +48,11 @@ def stage_dataset(folder: Path, repo: str, staging: Path) -> None:
     (staging / "README.md").unlink(missing_ok=True)  # the link, not the card of the folder
     card = DatasetCard.load(folder / "README.md")
     split = next(iter(manifest["counts"]))
-    columns = {"edit_pairs": ("source", "instructions", "target"), "captioned_images": ("image", "captions")}
+    columns = {
+        "edit_pairs": ("source", "instructions", "target"),
+        "captioned_images": ("image", "captions"),
+        "plan_traces": ("prompt", "steps"),
+    }
     shown = ", ".join(f'example["{name}"]' for name in columns[manifest["kind"]])
     lines = [
         "from datasets import load_dataset",

@@ -1,7 +1,8 @@
 """A server process on loopback that speaks the chat completions of OpenAI, and misbehaves where the caption says so.
 
 "[429 once]" in a caption: the first request for it is refused; likewise 500, 503; "[malformed once]", "[malformed always]",
-"[empty always]", "[wrong type once]", "[slow once]", "[cut once]", "[500 always]", "[401]". Every request is a line in the log.
+"[empty always]", "[wrong type once]", "[slow once]", "[cut once]", "[500 always]", "[401]"; of traces "[no steps]", "[wrong]",
+"[wrong always]". Every request is a line in the log.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parent.parent.parent
 SLOW_S = 3.0
+STEP = ("instruction", "description")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,26 @@ def _difference(content: list[dict[str, Any]]) -> str:
     colour = ("red", "green", "blue")[grown.index(max(grown))]
     agrees = "yes" if f"more {colour}" in content[0]["text"] or "Then answer yes" in content[0]["text"] else "no"
     return json.dumps({"instruction": f"make it more {colour}", "agrees": agrees})
+
+
+def _plan(asked: str) -> str:
+    """Two steps for a prompt of two objects: "a dog and a red ball"; none where the prompt says so."""
+    prompt, _, _ = asked.partition("\n\n")
+    first, _, second = prompt.partition(" [")[0].partition(" and ")
+    steps = [] if "[no steps]" in prompt else [(f"Add {first}.", first), (f"Add\n{second}.", f"{first} and {second}")]
+    steps += [("", "")] * (5 - len(steps))
+    said = {f"{what}_{n}": text for n, step in enumerate(steps, 1) for what, text in zip(STEP, step, strict=True)}
+    return json.dumps({"scene_graph": f"objects: {first}, {second}", **said})
+
+
+def _inspection(asked: str, seen: bool) -> str:
+    """Step 1 is right, what follows is wrong where the prompt says so; a correction is right, unless "[wrong always]"."""
+    last = asked.splitlines()[-1]
+    wrong = "[wrong always]" in asked or ("[wrong]" in asked and "Add" in last)
+    issues = "the ball is blue, not red; it floats." if wrong else ""
+    correction = ("Paint the ball red." if seen else "Ask for a red ball.") if wrong else ""
+    verdict = {"verdict": "wrong" if wrong else "correct", "issues": issues, "correction": correction}
+    return json.dumps({**verdict, "still_to_come": "a red ball." if "Step 2" not in asked else ""})
 
 
 @contextmanager
@@ -106,6 +128,11 @@ class _Handler(BaseHTTPRequestHandler):
         if "[cut once]" in caption and first:
             self.close_connection = True
             return self.connection.close()
+        named = body["response_format"]["json_schema"]["name"]
+        if named == "plan":
+            return self._send(200, _completion(_plan(caption)))
+        if named == "inspection":
+            return self._send(200, _completion(_inspection(caption, len(content) > 1)))
         if not isinstance(content, str):
             return self._send(200, _completion(_difference(content)))
         return self._send(200, self._completion(caption, first))

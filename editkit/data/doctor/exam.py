@@ -27,6 +27,7 @@ from editkit.data.doctor.orientation import (
 from editkit.data.doctor.texts import normalised, text_findings
 from editkit.data.examples import SCORE, AnyExample, CaptionedImage, EditPair, pictures_of
 from editkit.data.pictures import PictureError
+from editkit.data.traces import PlanTrace
 
 MOTIONS = ("shift", "zoom", "rotation")
 KEEP = "keep"  # the kind of edit whose pairs are meant to be identical
@@ -67,7 +68,7 @@ class Seen:
     category: str
 
 
-def examine(example: AnyExample, index: int) -> Seen:
+def examine(example: AnyExample | PlanTrace, index: int) -> Seen:
     """Opens the pictures of an example and looks for all that can be known without the other examples."""
     record: Any = np.zeros((), RECORD)  # a row of numpy, whose fields types cannot name
     record["score"] = np.nan
@@ -78,6 +79,8 @@ def examine(example: AnyExample, index: int) -> Seen:
         if not any(t.strip() for t in texts):
             findings.append(Finding("empty text", example.key, "has no caption", index))
         roles: tuple[str, ...] = ("image",)
+    elif isinstance(example, PlanTrace):
+        texts, roles = (example.prompt,), ()  # its pictures are steps to one another: alike, and meant to be
     else:
         roles = ("source", "target")
         texts = example.instructions
@@ -97,14 +100,16 @@ def examine(example: AnyExample, index: int) -> Seen:
     for place, image in enumerate(seen):
         record["content"][place] = xxhash.xxh3_64_intdigest(image.tobytes(), seed=image.width)
         record["thumb"][place] = thumbnail(image)
-    if record["pictures"] == 2:
+    if record["pictures"] == 2 and not isinstance(example, PlanTrace):
         alike = list(_likeness(example, index, opened, record, findings))
         findings += alike
         record["flawed"] |= bool(alike)  # what coding changes has no direction
-    return Seen(findings, record, example.category if isinstance(example, EditPair) else "")
+    return Seen(findings, record, example.category if isinstance(example, EditPair | PlanTrace) else "")
 
 
-def _open(example: AnyExample, index: int, findings: list[Finding]) -> tuple[dict[str, Image.Image], dict[str, Stored]]:
+def _open(
+    example: AnyExample | PlanTrace, index: int, findings: list[Finding]
+) -> tuple[dict[str, Image.Image], dict[str, Stored]]:
     opened: dict[str, Image.Image] = {}
     stored: dict[str, Stored] = {}
     for role, picture in pictures_of(example):
