@@ -38,6 +38,7 @@ BUILDERS = {
     "instruct_pix2pix": "editkit.build.instruct_pix2pix:InstructPix2PixBuilder",
     "instruction_tuning": "editkit.build.instruction_tuning:InstructionTuningBuilder",
     "photos": "editkit.lab.photos:PhotoBuilder",
+    "scene_readings": "editkit.lab.scene_readings:SceneReadingBuilder",
     "scenes": "editkit.lab.scene_builder:SceneBuilder",
 }
 
