@@ -19,6 +19,7 @@ from PIL import Image
 
 from editkit.data.examples import CaptionedImage, Example
 from editkit.data.pictures import Picture, png_bytes
+from editkit.errors import UserError
 from editkit.lab.scene_art import COLOURS, CREDITS, GLYPHS, OPENMOJI_LICENCE
 from editkit.lab.scene_faults import FAULTS, Seen, spoil
 from editkit.lab.scene_prompts import TAGS, Metadata, ask, draw_objects
@@ -92,9 +93,25 @@ def clean(scene: Scene, size: int) -> list[Seen]:
 
 
 def seen_in(example: CaptionedImage) -> list[Seen]:
-    """The objects of an example of the scenes world, of this builder's or of any other; boxes in px of its picture."""
+    """The objects of an example of the scenes world, of this builder's or of `builder = "scenes"`; boxes in px of its picture.
+
+    Raises:
+        UserError: the example is of another world.
+    """
+    if "graph" not in example.facts:
+        raise UserError(f"{example.key}: found no scene graph; expected scenes, such as data_specs/scene_readings.toml")
     objects = json.loads(example.facts["graph"])["objects"]
     return [Seen(o["class"], o["color"], tuple(o["box"]), o.get("visible", 1.0)) for o in objects]
+
+
+def side_of(example: CaptionedImage) -> int:
+    """Side of its picture, px."""
+    return int(example.facts.get("size", 0)) or example.image.open().width
+
+
+def fault_of(example: CaptionedImage) -> str:
+    """One of `FAULTS`; "" = none."""
+    return example.facts.get("fault", "")
 
 
 def _sample(rng: Random, split: str) -> tuple[Scene, Metadata | None]:

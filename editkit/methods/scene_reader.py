@@ -23,7 +23,7 @@ from editkit.evaluate.pictures import mark_boxes, pair_sheet
 from editkit.evaluate.readings import Tally, summarise_readings, tally
 from editkit.lab.scene_art import COLOURS, GLYPHS
 from editkit.lab.scene_faults import FAULTS, Seen
-from editkit.lab.scene_readings import CLEAR, GONE, seen_in
+from editkit.lab.scene_readings import CLEAR, GONE, fault_of, seen_in, side_of
 from editkit.methods.disturbances import KINDS, disturb
 from editkit.methods.protocol import Batch, Loss
 from editkit.models.scene_reader.cells import ABSENT, DOUBTFUL, OBJECT, UNSURE, Found, boxes_of, overlaps, owners
@@ -86,9 +86,7 @@ class SceneReading:
 
     def targets_of(self, example: CaptionedImage) -> Mapping[str, torch.Tensor]:
         """`boxes` (16, 4) in shares of the side; `kinds`, `colours` and `taken` (16,), the last as `owners` has it."""
-        if "graph" not in example.facts:
-            raise UserError(f"{example.key}: found no scene graph; the scene reader learns from data_specs/scene_readings.toml")
-        seen, side = seen_in(example), float(example.facts["size"])
+        seen, side = seen_in(example), side_of(example)
         boxes_N4, taken_N = torch.zeros(MOST, 4), torch.full((MOST,), ABSENT)
         kinds_N, colours_N = torch.zeros(MOST, dtype=torch.long), torch.full((MOST,), NO_COLOUR)
         for i, one in enumerate(seen):
@@ -124,8 +122,8 @@ class SceneReading:
         Conditions are the clean pictures, these disturbed in one way, those with one fault, and with a fault and disturbed.
         """
         examples = _first(dataset, self._recipe.evaluate.pairs)
-        by_fault = {fault: [e for e in examples if e.facts["fault"] == fault] for fault in ("", *FAULTS)}
-        clean, faulty = by_fault.pop(""), [e for e in examples if e.facts["fault"]]
+        by_fault = {fault: [e for e in examples if fault_of(e) == fault] for fault in ("", *FAULTS)}
+        clean, faulty = by_fault.pop(""), [e for e in examples if fault_of(e)]
         read = self._read_examples(clean)
         conditions = {"clean": _tally(clean, read)}
         conditions |= {kind: self._tally_disturbed(clean, (kind,)) for kind in KINDS}
@@ -146,7 +144,7 @@ class SceneReading:
             draws = Draws(self._recipe.evaluate.seed, range(start, start + len(chunk)))
             disturbed_BCHW = disturb(to_network(pixels_BCHW), draws, kinds=kinds)
             for example, read in zip(chunk, SceneReader(self._network).read_pixels(disturbed_BCHW), strict=True):
-                found.add(seen_in(example), [scaled(f, int(example.facts["size"])) for f in read])
+                found.add(seen_in(example), [scaled(f, side_of(example)) for f in read])
         return found
 
     def finish(self, dataset: Dataset[CaptionedImage]) -> None:
@@ -207,7 +205,7 @@ def _marked(example: CaptionedImage, read: Sequence[Found]) -> tuple[Image.Image
     truth = mark_boxes(image, [s.box for s in seen], [_said(s) for s in seen], scale)
     found = [f for f in read if f.score > CONFIDENCE]
     said = [f"{f.colour} {f.kind} {f.score:.2f}" for f in found]
-    fault = example.facts["fault"] or "clean"
+    fault = fault_of(example) or "clean"
     return truth, mark_boxes(image, [f.box for f in found], said, scale), f"{fault}, {image.width} px: truth, and what was read"
 
 
