@@ -40,6 +40,7 @@ BUILDERS = {
     "photos": "editkit.lab.photos:PhotoBuilder",
     "plan_refine": "editkit.build.plan_refine:PlanRefineBuilder",
     "plan_refine_taught": "editkit.build.plan_refine_taught:PlanRefineTaughtBuilder",
+    "scene_readings": "editkit.lab.scene_readings:SceneReadingBuilder",
     "scenes": "editkit.lab.scene_builder:SceneBuilder",
 }
 

@@ -1,4 +1,4 @@
-"""Pictures to look at: contact sheets, rows of source, edit and target, guidance grids; enlarged pixel by pixel."""
+"""Pictures to look at: contact sheets, frames around objects, rows of source, edit and target; enlarged pixel by pixel."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 _INK, _SOFT, _PAPER = "#1f2430", "#5f6878", "#f5f4f1"
+_MARK = "#d5006d"  # of frames: none of the colours that pictures of the lab have
 _SMALLEST_TEXT = 13  # px
 _SHOWN_WIDTH = 1100  # px that a wide sheet is likely to be shown at; its text grows so that it can be read there
 _GAP = 3  # px between pictures that belong together
@@ -99,6 +100,29 @@ def pair_sheet(rows: Sequence[tuple[Image.Image, Image.Image, str]], *, columns:
     wide = max(source.width + target.width for source, target, _ in rows)
     pairs = [_beside([source, target], _GAP) for source, target, _ in rows]
     return contact_sheet(pairs, [text for *_, text in rows], columns, max(1, round(_SHOWN_WIDTH / columns / wide)))
+
+
+def mark_boxes(
+    image: Image.Image, boxes: Sequence[Sequence[float]], labels: Sequence[str], scale: int, colour: str = _MARK
+) -> Image.Image:
+    """The picture enlarged, with frames and what is said of each.
+
+    Args:
+        image: RGB.
+        boxes: left, top, right, bottom in px of `image`.
+        labels: one a box, written along its upper edge.
+        scale: whole-number enlargement; the frames are one px wide behind it.
+        colour: of the frames.
+    """
+    marked = enlarge(image, scale)
+    draw, font = ImageDraw.Draw(marked), ImageFont.load_default(_SMALLEST_TEXT - 3)
+    for box, label in zip(boxes, labels, strict=True):
+        left, top, right, bottom = (v * scale for v in box)
+        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour)
+        place = (min(left + 2, max(0, marked.width - font.getlength(label) - 2)), max(0, top - _line(font)))
+        draw.rectangle(draw.textbbox(place, label, font=font), fill=_PAPER)
+        draw.text(place, label, fill=_INK, font=font)
+    return marked
 
 
 def guidance_grid(

@@ -21,9 +21,14 @@ FIGURES = {
     "improved": "nearer than the source",
     "n": "n",
 }
-SHARES = {
-    "followed", "kept", "improved", "attributes", "accuracy", "worst", "recall_at_1", "recall_at_5", "means_the_same", "exact",
-    "most_frequent", "caught", "false_alarms",
+# Of judges, where the second decimal is what is left to see.
+FINE_SHARES = {
+    "accuracy", "worst", "categories", "colours", "counts", "overlap", "verdicts", "corrupted_categories", "corrupted_colours",
+    "corrupted_counts", "corrupted_overlap",
+}  # fmt: skip
+SHARES = FINE_SHARES | {
+    "followed", "kept", "improved", "attributes", "recall_at_1", "recall_at_5", "means_the_same", "exact", "most_frequent",
+    "caught", "false_alarms",
 }  # fmt: skip
 BASELINES = {"do_nothing": "do nothing", "ignore_source": "ignore the source", "vae_ceiling": "VAE ceiling"}
 # What a table by kind of edit has, and what stands above all others: as attributes are read, or as targets are compared.
@@ -44,7 +49,7 @@ def figure(name: str, value: Any) -> str:
     """A score as text: shares in percent, decibels with their unit."""
     if value is None or value != value:  # NaN: nothing to take the mean of
         return "-"
-    if name in ("accuracy", "worst"):  # of judges, where the second decimal is what is left to see
+    if name in FINE_SHARES:
         return f"{100 * value:.2f} %"
     if name in SHARES:
         return f"{100 * value:.1f} %"

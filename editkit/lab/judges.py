@@ -1,5 +1,7 @@
 """The lab's judges: an attribute reader and a small CLIP, both trained here on renders and shipped.
 
+The third one, which reads scenes, is a detector of GenEval: `editkit.evaluate.benches.scene_reader`.
+
 They score edits; no method may use them as a loss, or the score would measure how well they were fooled.
 """
 

