@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans 2022) with a text and an image branch, and rescaling of what it makes too strong."""
+"""Classifier-free guidance (Ho and Salimans 2022) with a text and an image branch, held back from growing too strong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def guide(
     no_text_BND: torch.Tensor | None,
     no_image_BND: torch.Tensor | None,
     text_scale: float,
-    image_scale: float,
+    image_scale: float | torch.Tensor,
     renorm: Renorm = "global",
     renorm_min: float = 0.0,
 ) -> torch.Tensor:
@@ -28,7 +28,7 @@ def guide(
         no_text_BND: the same without the text; None = no text guidance.
         no_image_BND: the same without the pictures before it; None = no image guidance.
         text_scale: s_text, 1 = none.
-        image_scale: s_image, 1 = none.
+        image_scale: s_image, 1 = none; or one for each example, of the shape (B, 1, 1).
         renorm: over what the lengths |.| are taken: "global", each example as a whole; "channel", each token;
             "text_channel", each token, of v_text before the image's guidance; "none", nothing is scaled.
         renorm_min: the least factor.

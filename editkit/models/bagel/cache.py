@@ -91,7 +91,7 @@ class LayerCache:
         assert self._slots is not None
         if kept is None or kept.shape[1] < self._needed:
             more = self._needed if kept is None else max(self._needed, kept.shape[1] + max(GROWTH, kept.shape[1] // 2))
-            # Zeros, because what no row has reached yet is multiplied with a weight of 0, and 0 times what lay there may be none.
+            # Zeros: what no row has reached yet is multiplied with a weight of 0, and 0 times what lay there may be no number.
             wider = new_NHE.new_zeros(self._rows, more, *new_NHE.shape[1:])
             if kept is not None:
                 wider[:, : kept.shape[1]] = kept

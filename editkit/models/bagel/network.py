@@ -111,7 +111,7 @@ class Bagel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 module.weight.normal_(std=INIT_STD)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
-        # What adds to the residual stream, so that it is as wide behind the last layer as before the first (Radford et al. 2019).
+        # What adds to the residual stream is smaller, so that its variance does not grow with the layers (Radford et al. 2019).
         for name, weight in self.layers.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 weight.div_(math.sqrt(2 * len(self.layers)))
@@ -120,8 +120,9 @@ class Bagel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     @torch.no_grad()
     def copy_experts(self) -> None:
         """Gives the generation expert the weights of the understanding one, in place, as BAGEL began from a language model."""
-        for layer in self.layers:
-            layer.gen.load_state_dict(layer.und.state_dict())
+        for layer in self.layers.children():
+            experts = dict(layer.named_children())
+            experts["gen"].load_state_dict(experts["und"].state_dict())
         self.norm_gen.load_state_dict(self.norm_und.state_dict())
 
     def forward(self, packed: Packed, cache: Cache | None = None, *, remember: bool = False) -> Prediction:
@@ -139,7 +140,8 @@ class Bagel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             cache.open(packed.place_N, packed.places.sample_BL.shape[1], remember=remember)
         for number, layer in enumerate(self.layers):
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x_ND = self._gradient_checkpointing_func(layer, x_ND, layout)
+                again: Any = self._gradient_checkpointing_func  # diffusers sets it where it switches this on
+                x_ND = again(layer, x_ND, layout)
             else:
                 x_ND = layer(x_ND, layout, cache.layers[number] if cache is not None else None)
         if cache is not None and remember:

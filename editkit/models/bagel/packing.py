@@ -312,4 +312,4 @@ def _all_patches(images: Sequence[torch.Tensor], patch: int, channels: int) -> t
 
 
 def _rectangle(facts: Sequence[Sequence[int]], length: int, fill: int) -> torch.Tensor:
-    return torch.tensor([[*row, *([fill] * (length - len(row)))] for row in facts], dtype=torch.long).view(-1, length)
+    return torch.tensor([[*row, *([fill] * (length - len(row)))] for row in facts], dtype=torch.long).view(len(facts), length)

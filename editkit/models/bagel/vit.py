@@ -8,6 +8,7 @@ table of side * side. So the embedding is written here, and the encoder is the l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,11 +23,12 @@ class Vit(nn.Module):
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
-        stock = SiglipVisionConfig(
+        stock: Any = SiglipVisionConfig(
             hidden_size=config.width, intermediate_size=config.mlp, num_hidden_layers=config.layers,
             num_attention_heads=config.heads, patch_size=config.patch, image_size=config.max_px,
-            layer_norm_eps=config.norm_eps, attn_implementation="sdpa",
+            layer_norm_eps=config.norm_eps,
         )  # fmt: skip
+        stock._attn_implementation = "sdpa"
         self.patch_embedding = nn.Linear(3 * config.patch**2, config.width)
         self.position_embedding = nn.Embedding(config.side**2, config.width)
         self.encoder = SiglipEncoder(stock)
