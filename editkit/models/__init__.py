@@ -19,6 +19,7 @@ FAMILIES = {
     "attribute_reader": "editkit.models.attribute_reader.load",
     "clip": "editkit.models.clip.load",
     "difference_captioner": "editkit.models.difference_captioner.load",
+    "bagel": "editkit.models.bagel.load",
 }
 
 
