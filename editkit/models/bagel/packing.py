@@ -127,7 +127,11 @@ class _Kind:
 
 
 class _Builder:
-    """Collects lists, because a tensor a part would cost more than the parts."""
+    """Collects lists, of which tensors are made once.
+
+    A tensor a part would cost more than the parts; and no shape may depend on the numbers in a tensor, because the fake ones of
+    the estimator have none.
+    """
 
     def __init__(self, tokens: SpecialTokens, config: BagelConfig) -> None:
         self._tokens, self._config = tokens, config
@@ -244,10 +248,8 @@ class _Builder:
             _rectangle(self._mode, length, FULL),
         )
         latents = self._latents()
-        sizes = torch.tensor(self._sizes, dtype=torch.long)
-        noised_I = torch.tensor([isinstance(c, NoisedImage) for c in self._copies], dtype=torch.bool)
-        image_N = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-        noised_N = noised_I[image_N].nonzero().squeeze(1)
+        image_N = [number for number, size in enumerate(self._sizes) for _ in range(size)]
+        noised_N = [n for n, image in enumerate(image_N) if isinstance(self._copies[image], NoisedImage)]
         labels = [torch.tensor([label[i] for label in self._labels], dtype=d) for i, d in enumerate(_LABEL_TYPES)]
         return Packed(
             text_N=torch.tensor(self._ids, dtype=torch.long),
@@ -256,14 +258,14 @@ class _Builder:
             vit_position_N=torch.tensor(self._vit_tables, dtype=torch.long),
             latents_ND=latents["x_t"],
             latent_position_N=torch.tensor(self._latent_tables, dtype=torch.long),
-            latent_image_N=image_N,
+            latent_image_N=torch.tensor(image_N, dtype=torch.long),
             time_I=torch.tensor([c.t if isinstance(c, NoisedImage) else 0.0 for c in self._copies]),
             place_N=torch.tensor([r * length + c for k in kinds for r, c in zip(k.row, k.column, strict=True)]).long(),
             position_N=torch.tensor([p for k in kinds for p in k.position], dtype=torch.long),
             places=places,
-            noised_N=noised_N,
+            noised_N=torch.tensor(noised_N, dtype=torch.long),
             target_ND=latents["velocity"],
-            target_sample_N=torch.tensor(self._owners, dtype=torch.long)[image_N[noised_N]],
+            target_sample_N=torch.tensor([self._owners[image_N[n]] for n in noised_N], dtype=torch.long),
             ask_N=torch.tensor(self._asked, dtype=torch.long),
             label_N=labels[0],
             label_weight_N=labels[1],

@@ -42,13 +42,15 @@ class Vit(nn.Module):
             position_N: of each patch in the table.
             grids: (rows, columns) of each picture.
         """
-        x_ND = self.patch_embedding(patches_ND) + self.position_embedding(position_N)
         counts = [rows * columns for rows, columns in grids]
         if not counts:
-            # One patch of nothing, of which nothing is taken: the gradients are zeros and not absent (see `MoTLayer`).
-            if torch.is_grad_enabled():
-                x_ND = self.encoder(x_ND.new_zeros(1, 1, x_ND.shape[1])).last_hidden_state[0, :0] + x_ND
-            return self.post_layernorm(x_ND)
+            if not torch.is_grad_enabled():
+                return patches_ND.new_zeros(0, self.post_layernorm.normalized_shape[0])
+            # One blank patch, of which nothing is taken: the gradients are zeros and not absent, and arise in the order of
+            # those of a batch with pictures (see `MoTLayer`).
+            blank = patches_ND.new_zeros(1, patches_ND.shape[1])
+            return self(blank, position_N.new_zeros(1), [(1, 1)])[:0]
+        x_ND = self.patch_embedding(patches_ND) + self.position_embedding(position_N)
         if len(set(counts)) == 1:
             x_IPD = x_ND.unflatten(0, (len(counts), -1))
             return self.post_layernorm(self.encoder(x_IPD).last_hidden_state.flatten(0, 1))
@@ -57,4 +59,6 @@ class Vit(nn.Module):
         # As sums, because the library adds a mask where it has no fused kernel.
         hidden_IP = torch.zeros_like(there_IP, dtype=x_IPD.dtype).masked_fill(~there_IP, torch.finfo(x_IPD.dtype).min)
         y_IPD = self.encoder(x_IPD, attention_mask=hidden_IP[:, None, None]).last_hidden_state
-        return self.post_layernorm(y_IPD[there_IP])
+        longest = max(counts)
+        where_N = [number * longest + at for number, count in enumerate(counts) for at in range(count)]
+        return self.post_layernorm(y_IPD.flatten(0, 1)[torch.tensor(where_N, device=x_ND.device)])
