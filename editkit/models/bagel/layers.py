@@ -133,11 +133,13 @@ def attend(
     if cache is not None:
         k, v = cache.with_new(k, v, k_NHE, v_NHE)
     q, k, v = (y.transpose(1, 2) for y in (q, k, v))
-    shared = q_NHE.shape[1] != k_NHE.shape[1]
+    sharing = q.shape[1] // k.shape[1]
     if isinstance(layout.mask, BlockMask):
-        seen: Any = _flex(q.device)(q, k, v, block_mask=layout.mask, enable_gqa=shared)
+        seen: Any = _flex(q.device)(q, k, v, block_mask=layout.mask, enable_gqa=sharing > 1)
     else:
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.mask, enable_gqa=shared)
+        # Asked to share heads beside a mask, torch has no fused kernel and writes all scores down.
+        k, v = (y.repeat_interleave(sharing, dim=1) for y in (k, v))
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.mask)
     return seen.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, layout.place_N)
 
 
