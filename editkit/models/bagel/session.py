@@ -89,7 +89,7 @@ class Session:
         return [KINDS[i] for i in self._logits_BV[:, openings].argmax(1).tolist()]
 
     def write(self, rows: Sequence[int], writing: Writing) -> Iterator[dict[int, int]]:
-        """Lets rows write one segment of text; each then has it among its `parts`.
+        """Lets rows write one segment of text; each has it among its `parts` when the iterator has come to its end.
 
         Args:
             rows: that write.

@@ -56,9 +56,7 @@ class Vit(nn.Module):
             return self.post_layernorm(self.encoder(x_IPD).last_hidden_state.flatten(0, 1))
         x_IPD = nn.utils.rnn.pad_sequence(list(x_ND.split(counts)), batch_first=True)
         there_IP = torch.arange(x_IPD.shape[1], device=x_ND.device) < torch.tensor(counts, device=x_ND.device)[:, None]
-        # As sums, because the library adds a mask where it has no fused kernel.
-        hidden_IP = torch.zeros_like(there_IP, dtype=x_IPD.dtype).masked_fill(~there_IP, torch.finfo(x_IPD.dtype).min)
-        y_IPD = self.encoder(x_IPD, attention_mask=hidden_IP[:, None, None]).last_hidden_state
+        y_IPD = self.encoder(x_IPD, attention_mask=there_IP[:, None, None]).last_hidden_state
         longest = max(counts)
         where_N = [number * longest + at for number, count in enumerate(counts) for at in range(count)]
         return self.post_layernorm(y_IPD.flatten(0, 1)[torch.tensor(where_N, device=x_ND.device)])

@@ -19,7 +19,9 @@ from tests.models.bagel.small import SIZE, SIZES, TOKENS, image, small_bagel, te
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 PLAIN = Drawing(steps=3, shift=2.0, text_scale=1.0, image_scale=1.0)
-GUIDED = Drawing(steps=4, shift=3.0, text_scale=3.0, image_scale=1.5, interval=(0.4, 1.0), renorm="channel")
+GUIDED = Drawing(
+    steps=4, shift=3.0, text_scale=3.0, image_scale=1.5, interval=(0.6, 0.95), renorm="channel"
+)  # two of its four steps
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def test_drawing_is_what_whole_passes_would_draw(network: Bagel, drawing: Drawin
         parts = CONTEXTS[row]
         for t, t_next in pairwise(sampling_times(drawing.steps, drawing.shift)):
             v = velocity(network, parts, x, t)
-            if drawing is GUIDED and 0.4 < t <= 1.0:
+            if drawing is GUIDED and 0.6 < t <= 0.95:
                 bare = [velocity(network, keep(parts), x, t)[None] for keep in (without_last_texts, without_images)]
                 v = guide(v[None], bare[0], bare[1], 3.0, 1.5, "channel")[0]
             x = x - (t - t_next) * v
@@ -186,7 +188,7 @@ def test_guidance_is_the_written_formula() -> None:
     texted = texted * (v.norm(dim=2, keepdim=True) / texted.norm(dim=2, keepdim=True)).clamp(0.9, 1)
     expected = no_image + 1.5 * (texted - no_image)
     torch.testing.assert_close(guide(v, no_text, no_image, 4, 1.5, "text_channel", 0.9), expected)
-    assert guide(v, None, None, 4, 1.5, "global") is not None
+    torch.testing.assert_close(guide(v, 0 * v, None, 0.3, 1, "global"), 0.3 * v)  # what is weaker stays so
     torch.testing.assert_close(guide(v, None, None, 4, 1.5, "global"), v)
     with pytest.raises(ValueError, match="renorm"):
         guide(v, None, None, 1, 1, "other")  # ty: ignore
