@@ -83,6 +83,7 @@ def rehearse(recipe: Recipe, source: Source | None, dataset: Dataset[Any], fused
     example = dataset[0]
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     method, modules = _make(recipe, source, dataset, mode, fused)
+    networks = [t for m in modules for t in (*m.parameters(), *m.buffers())]  # counted as weights; their views are no copies
     pictures = len(method.pictures_of(example))
     targets = method.targets_of(example)
     width, height, count = _largest_batch(recipe)
@@ -90,7 +91,7 @@ def rehearse(recipe: Recipe, source: Source | None, dataset: Dataset[Any], fused
     def batch_of(number: int) -> tuple[Batch, Ledger]:
         with mode, computing(CPU, recipe.train.precision, _kernel(fused)), torch.no_grad():
             pixels = torch.empty(number, pictures, 3, height, width, dtype=torch.uint8)
-            with Ledger([pixels]) as ledger:
+            with Ledger([pixels, *networks]) as ledger:
                 batch = method.encode(pixels)
         rows = {name: torch.stack([target] * number) for name, target in targets.items()}
         return {**batch, **rows, "text": [method.texts_of(example)[0]] * number}, ledger
@@ -99,7 +100,7 @@ def rehearse(recipe: Recipe, source: Source | None, dataset: Dataset[Any], fused
     batch, encoding = batch_of(count)
     tensors = [t for t in batch.values() if isinstance(t, torch.Tensor)]
     method.trainable.train()
-    with mode, Ledger(tensors) as step:
+    with mode, Ledger([*tensors, *networks]) as step:
         with computing(CPU, recipe.train.precision, _kernel(fused)):
             loss = method.loss(batch, Draws(recipe.seed, range(count)))
             loss.value.backward()
@@ -111,7 +112,7 @@ def rehearse(recipe: Recipe, source: Source | None, dataset: Dataset[Any], fused
         for p in method.trainable.parameters():
             p.grad = None
         del grads
-    preview = Ledger()
+    preview = Ledger(networks)
     show = getattr(method, "rehearse_preview", None)
     if show is not None:
         sampled = min(recipe.evaluate.batch_size, max(24, recipe.evaluate.pairs, recipe.evaluate.preview_pairs))

@@ -15,12 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editkit.data.draws import Draws
+from editkit.data.read import open_dataset
 from editkit.models.precision import computing
+from editkit.models.stable_diffusion.load import Options, load
 from editkit.recipe.load import load_recipe
 from editkit.train.estimate import GIB, estimate, estimates, optimizer_bytes
 from editkit.train.heap import Heap
 from editkit.train.machines import Machine, machine_named
 from editkit.train.optim import make_optimizer
+from editkit.train.rehearsal import rehearse
 from editkit.train.setup import prepare_run
 from tests.bench.memory import KEPT, ROOT, SPEC, estimate_row
 
@@ -95,6 +98,16 @@ def test_activations_fall_with_the_batch_and_with_checkpointing(recipe_of) -> No
     )
     assert half < 0.7 * full
     assert checkpointed < 0.9 * full
+
+
+def test_frozen_weights_are_not_counted_a_second_time_through_their_views(recipe_of) -> None:
+    recipe = recipe_of("adapter.name=lora", "train.batch_size=3", "train.precision=fp32")
+    found = rehearse(recipe, None, open_dataset(recipe.data.train, "train"), fused=False)
+    # Three divides the sizes of what a batch of three makes, and not that of the largest frozen matrix.
+    largest = max(p.nbytes for p in load(recipe.model.base, Options()).unet.parameters() if p.ndim == 2)
+    assert largest % 3
+    assert largest not in [p.nbytes for p in found.trained.values()]
+    assert largest not in [nbytes for _, nbytes in found.events["step"]]
 
 
 def test_saved_bytes_are_those_that_a_real_pass_keeps(recipe_of) -> None:
