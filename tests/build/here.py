@@ -1,4 +1,4 @@
-"""An engine without other processes: for tests of what is built, not of where; their start would take longer than the work."""
+"""An engine without other processes, whose start would take longer than the work; a test can let something fail in it."""
 
 from __future__ import annotations
 

@@ -6,18 +6,19 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from editkit.build.engine import IN_FLIGHT, Engine, LocalEngine, Step
+from editkit.build.engine import IN_FLIGHT, Engine, LocalEngine
 from editkit.build.pipeline import funnel
 from editkit.build.rows import Row
 from editkit.build.stages import run_stages
 from editkit.errors import UserError
+from tests.build.here import Here
 from tests.build.test_stages import COUNTS, Distinct, Square, _files, _marks
 
 ONE, TWO = LocalEngine(1), LocalEngine(2)
@@ -29,21 +30,6 @@ def _engines() -> Iterator[None]:
     yield
     ONE.close()
     TWO.close()
-
-
-class Here:
-    """An engine in this process, in which a test can let something fail."""
-
-    processes = 1
-
-    def run(self, steps: Sequence[Step], tasks: Iterable[Any]) -> Iterator[Any]:
-        for task in tasks:
-            for step in steps:
-                task = step.function(task)
-            yield task
-
-    def close(self) -> None:
-        return
 
 
 @dataclass(frozen=True)
