@@ -20,6 +20,7 @@ FAMILIES = {
     "scene_reader": "editkit.models.scene_reader.load",
     "clip": "editkit.models.clip.load",
     "difference_captioner": "editkit.models.difference_captioner.load",
+    "bagel": "editkit.models.bagel.load",
 }
 
 
