@@ -7,7 +7,7 @@ processes. The released trainer takes means over all tokens of all processes, wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Annotated
 
@@ -22,7 +22,7 @@ from editkit.errors import UserError
 from editkit.methods.protocol import Loss
 from editkit.models.bagel.codec import vit_view
 from editkit.models.bagel.load import BagelParts
-from editkit.models.bagel.loss import CE_WEIGHT, MSE_WEIGHT, sample_losses
+from editkit.models.bagel.loss import CE_WEIGHT, MSE_WEIGHT, SampleLosses, sample_losses
 from editkit.models.bagel.packing import pack
 from editkit.models.bagel.parts import (
     CleanImage,
@@ -40,7 +40,7 @@ from editkit.models.bagel.session import Drawing
 from editkit.models.bagel.tokenizer import encode
 from editkit.recipe.schema import Evaluate, Fraction, NonNegativeInt, Recipe, Section
 
-KEPT_TEXTS = 100_000  # whose tokens are remembered: the lab's data sets have about as many
+KEPT_TEXTS = 200_000  # whose tokens are remembered: the lab's data sets have about as many
 
 
 class InterleavedOptions(Section):
@@ -49,8 +49,7 @@ class InterleavedOptions(Section):
     ce_weight: Annotated[float, Field(ge=0)] = CE_WEIGHT
     mse_weight: Annotated[float, Field(ge=0)] = MSE_WEIGHT
     timesteps: Timesteps = Timesteps(name="logit_normal")  # one a picture; logit-normal, as published
-    # For classifier-free guidance. The texts between two pictures are dropped together, and so are the copies of a picture, as
-    # the branches of the sampler leave them out; with them go the labels of a text.
+    # For classifier-free guidance: see `coins`. With a text go its labels.
     drop_text: Fraction = 0.1
     drop_clean: Fraction = 0.1  # of latents of pictures that are conditions
     drop_seen: Fraction = 0.1  # of what the ViT sees of them
@@ -76,11 +75,11 @@ class Pictures:
         """The copy on which the flow is learned."""
         return NoisedImage(self._clean_NCHW[number], self._noise_NCHW[number], self._times[number])
 
-    def shown(self, number: int, then: Then | None = None) -> list[Part]:
+    def shown(self, number: int, then: Then | None = None, *, droppable: bool = True) -> list[Part]:
         """The two copies that what follows sees."""
         return [
-            CleanImage(self._clean_NCHW[number], droppable=True),
-            SeenImage(self._seen[number], then=then, droppable=True),
+            CleanImage(self._clean_NCHW[number], droppable=droppable),
+            SeenImage(self._seen[number], then=then, droppable=droppable),
         ]
 
     def seen(self, number: int, then: Then | None = None) -> SeenImage:
@@ -152,34 +151,65 @@ class Interleaved:
             samples: a sequence an example.
             draws: of the examples.
         """
-        rates = {Text: self._options.drop_text, CleanImage: self._options.drop_clean, SeenImage: self._options.drop_seen}
-        u_BG = draws.uniform(max(1, *(len(sample) for sample in samples))).tolist()
-        kept = [drop_conditions(s, [u_G[g] for g in groups(s)], rates) for s, u_G in zip(samples, u_BG, strict=True)]
+        options = self._options
+        rates: dict[type, float] = {
+            Text: options.drop_text,
+            CleanImage: options.drop_clean,
+            SeenImage: options.drop_seen,
+        }
+            Text: self._options.drop_text,
+            CleanImage: self._options.drop_clean,
+            SeenImage: self._options.drop_seen,
+        }
+        coins_of = [coins(sample) for sample in samples]
+        u_BC = draws.uniform(1 + max(max(c, default=0) for c in coins_of)).tolist()
+        told = zip(samples, coins_of, u_BC, strict=True)
+        kept = [drop_conditions(sample, [u_C[c] for c in chosen], rates) for sample, chosen, u_C in told]
         return self.loss_of(kept)
 
     def loss_of(self, samples: Sequence[Sample]) -> Loss:
         """The same of sequences whose conditions are as they stand."""
-        parts, options = self.parts, self._options
-        rows = fill_rows(samples, parts.sizes, options.row_tokens) if options.row_tokens else one_per_row(samples)
+        found = self._losses(samples)
+        value = found.by_sample(self._options.ce_weight, self._options.mse_weight).mean()
+        return Loss(value, {name: (total / tokens.clamp(min=1e-8)).detach() for name, total, tokens in _totals(found)})
+
+    @torch.no_grad()
+    def score(self, batches: Iterable[Sequence[Sample]]) -> dict[str, float]:
+        """Of unseen examples with all their conditions: "test_loss" as trained; "test_ce", "test_mse" as means over tokens."""
+        sums: dict[str, list[float]] = {}
+        for samples in batches:
+            found = self._losses(samples)
+            whole = found.by_sample(self._options.ce_weight, self._options.mse_weight)
+            for name, total, count in (("loss", whole.sum(), whole.new_tensor(len(samples))), *_totals(found)):
+                before = sums.get(f"test_{name}", [0.0, 0.0])
+                sums[f"test_{name}"] = [before[0] + float(total), before[1] + float(count)]
+        return {name: total / count for name, (total, count) in sums.items() if count}
+
+    def _losses(self, samples: Sequence[Sample]) -> SampleLosses:
+        parts = self.parts
+        row_tokens = self._options.row_tokens
+        rows = fill_rows(samples, parts.sizes, row_tokens) if row_tokens else one_per_row(samples)
         packed = pack(rows, parts.tokens, parts.sizes).to(parts.network.embed_tokens.weight.device)
-        found = sample_losses(parts.network(packed), packed)
-        value = found.by_sample(options.ce_weight, options.mse_weight).mean()
-        logs = {}
-        for name, sum_S, tokens_S in (("ce", found.ce_S, found.ce_tokens_S), ("mse", found.mse_S, found.mse_tokens_S)):
-            logs[name] = (sum_S.detach().sum() / tokens_S.sum().clamp(min=1e-8)).float()
-        return Loss(value, logs)
+        return sample_losses(parts.network(packed), packed)
 
 
-def groups(sample: Sample) -> list[int]:
-    """Which parts are dropped by one coin: a number a part, the same for the texts between two pictures, and for a picture's
-    copies."""
+def _totals(found: SampleLosses) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Name, sum and number of tokens of each of the two losses."""
+    return [("ce", found.ce_S.sum(), found.ce_tokens_S.sum()), ("mse", found.mse_S.sum(), found.mse_tokens_S.sum())]
+
+
+def coins(sample: Sample) -> list[int]:
+    """Which coin decides whether a part is dropped: 0 for all copies of all pictures, then one for the texts between two.
+
+    As the branches of the sampler drop them: all pictures, or all texts behind the last one.
+    """
     found: list[int] = []
-    kind = None
+    gap = 1
     for part in sample:
-        now = Text if isinstance(part, Text) else NoisedImage if isinstance(part, NoisedImage) else CleanImage
-        second_picture = isinstance(part, CleanImage) and kind is CleanImage
-        found.append((found[-1] if found else 0) + bool(found and (now is not kind or second_picture)))
-        kind = now
+        is_text = isinstance(part, Text)
+        if found and is_text and not found[-1]:
+            gap += 1
+        found.append(gap if is_text else 0)
     return found
 
 

@@ -30,8 +30,8 @@ class Loss:
 class Method(Protocol):
     """From examples to a loss, and what a preview, an evaluation and an export are for it.
 
-    Two more may be there: `mixes`, further kinds that `data.mix` may bring, and `further_texts()`, a static method that gives what
-    a new tokenizer should know besides the texts of the examples.
+    Two more may be there: `mixes`, further kinds that `data.mix` may bring, and `further_texts()`, a static method that gives
+    what a new tokenizer should know besides the texts of the examples.
     """
 
     Options: type[Section]

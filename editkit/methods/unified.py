@@ -30,7 +30,7 @@ from editkit.data.draws import Draws
 from editkit.data.examples import CaptionedImage, Dataset, EditPair, Example
 from editkit.data.pictures import Picture
 from editkit.data.prepare import PrepareParams, prepare, to_image, to_network
-from editkit.evaluate.benches.scene_bench import asked_of, load_scene_judge, score_scenes
+from editkit.evaluate.benches.scene_bench import bench_prompts, load_scene_judge, score_scenes
 from editkit.evaluate.captions import count_true_captions
 from editkit.evaluate.pictures import pair_sheet
 from editkit.lab.scene_questions import Graph, ask_about, ask_whether_it_fits
@@ -141,14 +141,18 @@ class Unified:
         return
 
     def loss(self, batch: Batch, draws: Draws) -> Loss:
+        return self._learner.loss(self.samples(batch, draws), draws)
+
+    def samples(self, batch: Batch, draws: Draws) -> list[Sample]:
+        """The sequence of each example, in a lesson drawn for it."""
         lesson_B, seed_B = draws.uniform().tolist(), draws.integers(2**31).tolist()
         pictures = self._learner.pictures(batch["pictures"], draws)
         edits = batch["pictures"].shape[1] == 2
-        samples = []
+        samples: list[Sample] = []
         for shown, text, known, u, seed in zip(pictures, batch["text"], batch["known"], lesson_B, seed_B, strict=True):
             lesson = "edit" if edits else self._options.lessons.choose(u, known is not None)
             samples.append(self.sample(lesson, shown, text, known, Random(seed)))
-        return self._learner.loss(samples, draws)
+        return samples
 
     def sample(self, lesson: str, shown: Pictures, text: str, known: Known | None, rng: Random) -> Sample:
         """The sequence of a lesson.
@@ -190,10 +194,9 @@ class Unified:
         scores = self._losses(examples) | self._understanding(examples)
         by_category: dict[str, float] = {}
         if self._detector is not None:
-            asked = [asked_of(e) for e in examples]
+            asked = bench_prompts(len(examples))
             made = self.draw([a["prompt"] for a in asked])
-            unseen = [bool(e.facts.get("unseen")) for e in examples]
-            found, by_category = score_scenes(folder / "evaluation", asked, unseen, made, self._detector)
+            found, by_category = score_scenes(folder / "evaluation", asked, made, self._detector)
             scores |= found
         return {"scores": scores | {"n": len(examples)}, "by_category": by_category}
 
@@ -223,18 +226,17 @@ class Unified:
             said += [decode(self._parts.tokenizer, getattr(parts[-1], "ids", ())) for parts in session.parts]
         return said
 
-    @torch.no_grad()
     def _losses(self, examples: Sequence[CaptionedImage]) -> dict[str, float]:
-        """Of unseen examples, at the same noise in every preview: squared error of drawing, and the published sum."""
-        sums: dict[str, float] = {}
-        for start, chunk in _chunks(examples, self._recipe.evaluate.batch_size):
-            batch = self.encode(torch.stack([prepare([e.image.open()], self._params) for e in chunk]))
-            batch = {k: v.to(self._device) for k, v in batch.items()}
-            batch |= {"text": [e.captions[0] for e in chunk], **collate([self.targets_of(e) for e in chunk])}
-            found = self.loss(batch, Draws(self._recipe.evaluate.seed, range(start, start + len(chunk))))
-            for name, value in {"loss": found.value, **found.logs}.items():
-                sums[f"test_{name}"] = sums.get(f"test_{name}", 0.0) + float(value) * len(chunk) / len(examples)
-        return sums
+        """At the same noise and in the same lessons in every preview."""
+        return self._learner.score(
+            self._unseen(chunk, start) for start, chunk in _chunks(examples, self._recipe.evaluate.batch_size)
+        )
+
+    def _unseen(self, examples: Sequence[CaptionedImage], start: int) -> list[Sample]:
+        pixels = torch.stack([prepare([e.image.open()], self._params) for e in examples]).to(self._device)
+        batch = self.encode(pixels) | {"text": [e.captions[0] for e in examples]}
+        batch |= collate([self.targets_of(e) for e in examples])
+        return self.samples(batch, Draws(self._recipe.evaluate.seed, range(start, start + len(examples))))
 
     def _understanding(self, examples: Sequence[CaptionedImage]) -> dict[str, float]:
         """Shares of unseen pictures that are described truly, and of questions and prompts that are answered rightly."""
@@ -248,8 +250,8 @@ class Unified:
             asked = []
             for i, (_, k) in enumerate(known):
                 rng = Random(f"{self._recipe.evaluate.seed}/{name}/{i}")
-                right = ask_about(rng, k.graph, True) if name == "answers_right" else ask_whether_it_fits(rng, k.asked, k.graph, True)
-                asked.append(right)
+                about = ask_about(rng, k.graph, True) if name == "answers_right" else None
+                asked.append(about or ask_whether_it_fits(rng, k.asked, k.graph, True))
             begun = [[s, self._learner.text(question)] for s, (question, _) in zip(seen, asked, strict=True)]
             said = self.say(begun, ANSWER)
             scores[name] = sum(a == b for a, (_, b) in zip(said, asked, strict=True)) / len(asked)

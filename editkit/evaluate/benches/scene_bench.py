@@ -1,12 +1,11 @@
 """GenEval in the lab: pictures of a model for prompts of the scenes world, judged by a trained scene reader.
 
-The scorer, its thresholds and its files are GenEval's own (`editkit.evaluate.benches.geneval`); the prompts and the detector are
-the lab's, so no figure here compares with a published one.
+The scorer, its thresholds and its files are GenEval's own (`editkit.evaluate.benches.geneval`); the prompts and the detector
+are the lab's, so no figure here compares with a published one.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +13,15 @@ from typing import Any
 
 from PIL import Image
 
-from editkit.data.examples import CaptionedImage
 from editkit.errors import UserError
 from editkit.evaluate.benches.geneval import Detector, score_folder, write_prompt_folders, write_results, write_sample
 from editkit.evaluate.benches.geneval_summary import summarise
+from editkit.lab.scene_prompts import TAGS, prompts, unseen_in
 
 AVATARS = "lab:judges"  # what a recipe that names no judge has
 FOLDER, RESULTS = "geneval", "results.jsonl"
+MULTI = "multi"  # the category that is ours
+SEED = 0  # of the prompts
 
 Asked = Mapping[str, Any]  # a line of GenEval's prompt file
 
@@ -46,33 +47,29 @@ def load_scene_judge(name: str) -> Detector | None:
     return SceneReaderDetector(name)
 
 
-def asked_of(example: CaptionedImage) -> dict[str, Any]:
-    """What its picture was drawn for, with GenEval's own words as `prompt`.
+def bench_prompts(count: int) -> list[dict[str, Any]]:
+    """The lab's prompt file: at least `count` prompts of the test split, as many of each category; the same for every model.
 
-    Raises:
-        UserError: the example is of another world.
+    A category of few prompts (there are 24 single objects) may give fewer.
     """
-    line = example.facts.get("geneval", "")
-    if not line:
-        raise UserError(f"{example.key}: found no prompt of GenEval's; expected scenes, such as data_specs/scenes.toml")
-    return json.loads(line)
+    return [asked for _, asked in prompts(SEED, "test", -(-count // len(TAGS)))]
 
 
 def score_scenes(
-    folder: Path, asked: Sequence[Asked], unseen: Sequence[bool], images: Sequence[Image.Image], detector: Detector
+    folder: Path, asked: Sequence[Asked], images: Sequence[Image.Image], detector: Detector
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Judges one picture a prompt, and leaves the bench's own files behind.
 
     Args:
         folder: where `geneval/` is written; an earlier one is replaced.
         asked: the prompts.
-        unseen: whether each asks for a composition that training never shows.
         images: one for each prompt.
         detector: what looks.
 
     Returns:
-        "geneval" (the mean of the categories, in [0, 1]), "geneval_stderr", "geneval_seen" and "geneval_unseen" (where there
-        are such prompts), "demands_met"; and the share of right pictures by category.
+        "geneval" (the mean of GenEval's six categories, in [0, 1]), "geneval_stderr", "geneval_seen" and "geneval_unseen" (of
+        the prompts without and with a composition that training never shows), "multi" (prompts of three to five objects),
+        "demands_met" (of all prompts); and the share of right pictures by category.
     """
     bench = folder / FOLDER
     shutil.rmtree(bench, ignore_errors=True)
@@ -81,9 +78,13 @@ def score_scenes(
     rows = score_folder(bench, detector)
     write_results(bench / RESULTS, rows)
     whole = summarise(rows)
-    scores = {"geneval": whole["overall"], "geneval_stderr": whole["stderr"], "demands_met": whole["atoms"]}
+    by_category = {tag: found["correct"] for tag, found in whole["tags"].items()}
+    official = [(row, bool(unseen_in(a))) for row, a in zip(rows, asked, strict=True) if row["tag"] != MULTI]
+    scores = {"demands_met": whole["atoms"]} | ({MULTI: by_category[MULTI]} if MULTI in by_category else {})
+    if official:
+        summary = summarise([row for row, _ in official])
+        scores |= {"geneval": summary["overall"], "geneval_stderr": summary["stderr"]}
     for name, wanted in (("geneval_seen", False), ("geneval_unseen", True)):
-        some = [row for row, new in zip(rows, unseen, strict=True) if new == wanted]
-        if some:
+        if some := [row for row, unseen in official if unseen == wanted]:
             scores[name] = summarise(some)["overall"]
-    return scores, {tag: found["correct"] for tag, found in whole["tags"].items()}
+    return {name: value for name, value in scores.items() if value == value}, by_category
