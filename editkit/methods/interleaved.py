@@ -157,10 +157,6 @@ class Interleaved:
             CleanImage: options.drop_clean,
             SeenImage: options.drop_seen,
         }
-            Text: self._options.drop_text,
-            CleanImage: self._options.drop_clean,
-            SeenImage: self._options.drop_seen,
-        }
         coins_of = [coins(sample) for sample in samples]
         u_BC = draws.uniform(1 + max(max(c, default=0) for c in coins_of)).tolist()
         told = zip(samples, coins_of, u_BC, strict=True)
