@@ -24,14 +24,15 @@ def is_true(text: str, graph: Graph) -> bool:
         said = read_description(text)
     except UnreadableError:
         return False
-    objects = graph["objects"]
+    meant: dict[str, set[int]] = {}  # class -> the objects that were told of
     for noun in said.nouns:
-        fits = [o for o in objects if o["class"] == noun.kind and noun.colour in ("", o["color"])]
+        fits = {i for i, o in enumerate(graph["objects"]) if o["class"] == noun.kind and noun.colour in ("", o["color"])}
         if len(fits) != noun.count:
             return False
-    stated = {(objects[i]["class"], name, objects[j]["class"]) for i, name, j in graph["relations"]}
-    stated |= {(b, OPPOSITE[name], a) for a, name, b in stated}
-    return all((r.kind, r.name, r.other) in stated for r in said.relations)
+        meant.setdefault(noun.kind, set()).update(fits)
+    found = {(i, name, j) for i, name, j in graph["relations"]}
+    found |= {(j, OPPOSITE[name], i) for i, name, j in found}
+    return all(any((i, r.name, j) in found for i in meant[r.kind] for j in meant[r.other]) for r in said.relations)
 
 
 def count_true_captions(texts: Sequence[str], graphs: Sequence[Graph]) -> int:
