@@ -56,6 +56,16 @@ def tiny_editor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_stable_diffusion(tmp_path_factory.mktemp("tiny_editor"), in_channels=8, seed=1)
 
 
+@pytest.fixture(scope="session")
+def tiny_bagel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random BAGEL in our layout, for pictures of 32 px."""
+    from tests.tiny import tiny_bagel_parts
+
+    folder = tmp_path_factory.mktemp("tiny_bagel")
+    tiny_bagel_parts().save(folder)
+    return folder
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder with its own cache, for what writes runs/ and data/."""

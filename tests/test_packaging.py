@@ -141,7 +141,7 @@ def test_every_data_spec_loads_with_its_builder(path: Path) -> None:
 
 def test_the_registries_name_what_exists() -> None:
     for name in METHODS:
-        assert method_class(name).kind in ("edit_pairs", "captioned_images")
+        assert method_class(name).kind in ("edit_pairs", "captioned_images", "plan_traces")
     for name in FAMILIES:
         assert callable(family(name).load)
 

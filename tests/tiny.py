@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from editkit.models.bagel.load import BagelParts
 from editkit.models.difference_captioner.load import CaptionerParts
 from editkit.models.stable_diffusion.load import (
     Options,
@@ -75,4 +76,22 @@ def tiny_captioner(texts: list[str] = TEXTS, seed: int = 0) -> CaptionerParts:
     options = captioner.Options(width=32, layers=1, decoder_layers=1, heads=2, size=32, vocab_size=700, max_length=24)
     parts = captioner.load("", options, lambda: texts)
     parts.model.eval()
+    return parts
+
+
+def tiny_bagel_parts(seed: int = 0) -> BagelParts:
+    """A BAGEL for 32 px whose vocabulary has the scenes world's words, with weights that make everything matter."""
+    from editkit.lab.scene_texts import world_texts
+    from editkit.models.bagel.config import DecoderConfig, LatentConfig, VitConfig
+    from editkit.models.bagel.load import Options as BagelOptions
+    from editkit.models.bagel.load import load as load_bagel
+
+    torch.manual_seed(seed)
+    decoder = DecoderConfig(vocab_size=1, width=32, mlp=48, layers=2, heads=4, kv_heads=2, head_dim=8)
+    vit = VitConfig(width=16, mlp=24, layers=1, heads=2, patch=8, side=4)
+    latent = LatentConfig(channels=3, patch=8, side=4)
+    options = BagelOptions(size="tiny", vocab_size=500, decoder=decoder, vit=vit, latent=latent)
+    parts = load_bagel("", options, lambda: [*TEXTS, *world_texts(20)])
+    with torch.no_grad():
+        parts.network.latent_out.weight.normal_(std=0.1)
     return parts

@@ -12,18 +12,15 @@ from editkit.data.examples import Dataset
 
 
 class Concatenated:
-    """Several data sets of one kind, one behind the other."""
+    """Several data sets, one behind the other."""
 
     def __init__(self, datasets: Sequence[Dataset[Any]]) -> None:
         self.parts = list(datasets)
         self._ends = list(itertools.accumulate(len(d) for d in datasets))
         infos = [d.info for d in datasets]
-        kinds = {info["kind"] for info in infos}
-        if len(kinds) > 1:
-            raise ValueError(f"data sets of {' and '.join(sorted(kinds))}, expected one kind")
         self._info = {
             "name": " + ".join(info["name"] for info in infos),
-            "kind": infos[0]["kind"],
+            "kind": " + ".join(dict.fromkeys(info["kind"] for info in infos)),
             "sha256": hashlib.sha256("".join(info["sha256"] for info in infos).encode()).hexdigest(),
             "counts": _summed([info["counts"] for info in infos]),
             "licences": _joined_licences([info.get("licences", {}) for info in infos]),

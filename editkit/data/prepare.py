@@ -66,6 +66,8 @@ def prepare(
     """
     view = view or View()
     size = size or (params.resolution, params.resolution)
+    if not images:
+        return torch.zeros(0, 3, size[1], size[0], dtype=torch.uint8)
     arrays = []
     for image in images:
         if image.size != size:

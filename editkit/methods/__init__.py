@@ -16,6 +16,8 @@ METHODS = {
     "scene_reader": "editkit.methods.scene_reader:SceneReading",
     "contrastive": "editkit.methods.contrastive:Contrastive",
     "describe_difference": "editkit.methods.describe_difference:DescribeDifference",
+    "unified": "editkit.methods.unified:Unified",
+    "plan_refine": "editkit.methods.plan_refine:PlanRefine",
 }
 
 

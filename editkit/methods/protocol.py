@@ -16,7 +16,7 @@ from editkit.data.examples import Dataset, Example
 from editkit.data.pictures import Picture
 from editkit.recipe.schema import Recipe, Section
 
-Batch = dict[str, Any]  # tensors with the batch first, and "text": a list of strings
+Batch = dict[str, Any]  # tensors with the batch first, and lists with an entry an example, such as "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,14 @@ class Loss:
 
 
 class Method(Protocol):
-    """From examples to a loss, and what a preview, an evaluation and an export are for it."""
+    """From examples to a loss, and what a preview, an evaluation and an export are for it.
+
+    Two more may be there: `mixes`, further kinds that `data.mix` may bring, and `further_texts()`, a static method that gives
+    what a new tokenizer should know besides the texts of the examples.
+    """
 
     Options: type[Section]
-    kind: str  # the kind of data set it learns from: "edit_pairs" or "captioned_images"
+    kind: str  # the kind of data set it learns from, and is evaluated on: "edit_pairs", "captioned_images" or "plan_traces"
 
     def __init__(self, recipe: Recipe, options: Any, parts: Any) -> None: ...
 
@@ -62,8 +66,8 @@ class Method(Protocol):
         """The phrasings of which training draws one; evaluation takes the first."""
         ...
 
-    def targets_of(self, example: Example) -> Mapping[str, torch.Tensor]:
-        """Further tensors of one example, such as class labels; mostly none."""
+    def targets_of(self, example: Example) -> Mapping[str, Any]:
+        """What else the loss needs of an example, such as class labels; mostly nothing. See `collate`."""
         ...
 
     def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
@@ -93,3 +97,13 @@ class Method(Protocol):
     def export(self, folder: Path) -> Path:
         """Writes `model/` or `adapter/` so that the stock libraries load it; returns which."""
         ...
+
+
+def collate(targets: Sequence[Mapping[str, Any]]) -> Batch:
+    """The targets of several examples: tensors with the batch first, everything else as a list.
+
+    Args:
+        targets: of each example, all with the same names.
+    """
+    columns = {name: [target[name] for target in targets] for name in targets[0]}
+    return {name: torch.stack(c) if isinstance(c[0], torch.Tensor) else c for name, c in columns.items()}

@@ -21,7 +21,7 @@ from editkit.data.draws import CACHED_VIEW, VIEW, Draws
 from editkit.data.examples import Dataset
 from editkit.data.prepare import PrepareParams, View, draw_views, prepare
 from editkit.data.sampler import BatchPlan, Planned, Stream
-from editkit.methods.protocol import Batch, Method
+from editkit.methods.protocol import Batch, Method, collate
 from editkit.models.networks import awake
 from editkit.models.precision import computing
 from editkit.recipe.schema import Recipe
@@ -142,8 +142,7 @@ class BatchSource:
             batch = self._look_up(planned, chosen)
         texts = [self._method.texts_of(e) for e in examples]
         batch["text"] = [t[int(pick * len(t))] for t, (pick, _) in zip(texts, picks, strict=True)]
-        targets = [self._method.targets_of(e) for e in examples]
-        batch.update({name: torch.stack([t[name] for t in targets]) for name in targets[0]})
+        batch |= collate([self._method.targets_of(e) for e in examples])
         return batch
 
     def _open(self, example: Any, view: View, size: tuple[int, int]) -> torch.Tensor:

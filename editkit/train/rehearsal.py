@@ -20,7 +20,7 @@ from editkit.data.buckets import batch_sizes, make_buckets
 from editkit.data.draws import Draws
 from editkit.data.examples import Dataset, all_texts
 from editkit.methods import method_class
-from editkit.methods.protocol import Batch, Method
+from editkit.methods.protocol import Batch, Method, collate
 from editkit.models import family
 from editkit.models.networks import trained_networks
 from editkit.models.precision import checkpoint_gradients, computing, to_channels_last
@@ -93,7 +93,7 @@ def rehearse(recipe: Recipe, source: Source | None, dataset: Dataset[Any], fused
             pixels = torch.empty(number, pictures, 3, height, width, dtype=torch.uint8)
             with Ledger([pixels, *networks]) as ledger:
                 batch = method.encode(pixels)
-        rows = {name: torch.stack([target] * number) for name, target in targets.items()}
+        rows = collate([targets] * number)
         return {**batch, **rows, "text": [method.texts_of(example)[0]] * number}, ledger
 
     _, filling = batch_of(encoded_at_once((width, height)))

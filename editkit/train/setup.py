@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -67,7 +67,8 @@ def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
     usable = []
     start = 0
     for (key, place), part in zip(places.items(), parts, strict=True):
-        _check_kind(recipe, kind, part, f'{source.place(key) if source else "recipe"}: {".".join(key)} = "{place}"')
+        kinds = (kind.kind, *(getattr(kind, "mixes", ()) if key[1] == "mix" else ()))
+        _check_kind(recipe, kinds, part, f'{source.place(key) if source else "recipe"}: {".".join(key)} = "{place}"')
         found = audit_pictures(part, recipe.data.max_skipped)
         if not found:
             raise UserError(f"{place}: found no example whose pictures can be read")
@@ -85,7 +86,7 @@ def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
         refuse_evaluation(dict(zip(places.values(), parts, strict=True)), open_kept_out(recipe.data.keep_out))
     train_set = parts[0] if len(parts) == 1 else Concatenated(parts)
     torch.manual_seed(recipe.seed)  # for the weights that are made anew
-    model = networks.load(recipe.model.base, model_options, lambda: _texts(train_set))
+    model = networks.load(recipe.model.base, model_options, lambda: _texts(train_set, kind))
     method = kind(recipe, method_options, model)
     for module in model.modules.values():
         module.to(device)
@@ -157,15 +158,16 @@ def describe(setup: Setup) -> dict[str, Any]:
     }
 
 
-def _texts(dataset: Dataset[Any]) -> Iterable[str]:
+def _texts(dataset: Dataset[Any], method: Any) -> Iterable[str]:
     for i in range(len(dataset)):
         yield from all_texts(dataset[i])
+    yield from getattr(method, "further_texts", tuple)()
 
 
-def _check_kind(recipe: Recipe, kind: Any, dataset: Dataset[Any], place: str) -> None:
+def _check_kind(recipe: Recipe, kinds: Sequence[str], dataset: Dataset[Any], place: str) -> None:
     found = dataset.info["kind"]
-    if found != kind.kind:
-        raise UserError(f'{place}: found {found}; the method "{recipe.method.name}" learns from {kind.kind}')
+    if found not in kinds:
+        raise UserError(f'{place}: found {found}; the method "{recipe.method.name}" learns from {" and ".join(kinds)}')
     if len(dataset) == 0:
         raise UserError(f"{place}: found no training examples")
 

@@ -96,7 +96,7 @@ def survey(dataset: Dataset[Any], usable: Sequence[int], method: Method, data: D
     # Examples with further pictures cannot stand in a batch with those that have fewer: they have buckets of their own, behind
     # the others.
     counts = sorted({len(some) for some in fits})
-    bucket_of = [some[-1].bucket + len(table) * counts.index(len(some)) for some in fits]
+    bucket_of = [(some[-1].bucket if some else 0) + len(table) * counts.index(len(some)) for some in fits]
     return Survey(list(usable), table * len(counts), bucket_of, contents, [f for some in fits for f in some])
 
 
@@ -104,6 +104,6 @@ def _look(example: Any, method: Method, table: Sequence[Size]) -> Seen:
     pictures = method.pictures_of(example)
     content = tuple(hashlib.sha256(p.read_bytes()).digest() for p in pictures)
     sizes = [p.size() for p in pictures]
-    bucket = choose_bucket(sizes[-1], table) if len(table) > 1 else 0
+    bucket = choose_bucket(sizes[-1], table) if len(table) > 1 and sizes else 0  # a trace may be of text alone
     fits = [Fit(example.key, number, size, bucket, *fit(size, table[bucket])) for number, size in enumerate(sizes)]
     return content, fits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -22,40 +23,56 @@ SMALL = [
     "evaluate.steps=2", "optim.warmup=1",
 ]  # fmt: skip
 
-READINGS = """\
+SCENES = """\
 format = 1
-name = "scene_readings"
-kind = "captioned_images"
+name = "{name}"
+kind = "{kind}"
 licence = "as stated"
 [build]
-builder = "scene_readings"
-train = 16
+builder = "{builder}"
+train = 24
 test = 6
 """
+# Methods that learn from a world alone: the name of their data set.
+WORLDS = {"scene_reader": "scene_readings", "unified": "scenes", "plan_refine": "plan_traces"}
 
 
-def settings(path: Path, tiny: Path) -> list[str]:
+def settings(path: Path, tiny: Mapping[str, Path]) -> list[str]:
     """The recipe at a size for tests; a model that is not shipped yet is replaced by a tiny random one of the same classes."""
     recipe, _ = load_recipe(path)
     data = f"{method_class(recipe.method.name).kind}.toml"
-    if recipe.method.name == "scene_reader":
-        data = "scene_readings.toml"  # no other world says what is to be read
+    if recipe.method.name in WORLDS:
+        data = f"{WORLDS[recipe.method.name]}.toml"
     chosen = [*SMALL, f"data.train={data}"]
+    if recipe.method.name == "plan_refine":
+        chosen += ["method.max_text=6", "method.max_pictures=2"]  # a network that knows nothing writes as much as it may
+    if recipe.data.mix:
+        chosen.append('data.mix=[{train="scene_edits.toml", weight=0.5}]')
     if recipe.evaluate.text_grid:
         chosen += ["evaluate.text_grid=[1.5, 3.0]", "evaluate.image_grid=[1.0]"]
     for key in ("base", "text_from"):
         value = recipe.model.base if key == "base" else recipe.model.options.get(key, "")
         if value.startswith("lab:") and not (LAB / value.removeprefix("lab:")).is_dir():
-            chosen += [f"model.base={tiny}"] if key == "base" else ['model.text_from=""', f"model.base={tiny}"]
+            base = f"model.base={tiny[recipe.model.family]}"
+            chosen += [base] if key == "base" else ['model.text_from=""', base]
     return chosen
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_three_steps_of_every_lab_recipe(path: Path, workplace: Path, tiny_sd: Path) -> None:
+def test_three_steps_of_every_lab_recipe(
+    path: Path, workplace: Path, tiny_sd: Path, tiny_bagel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("editkit.methods.unified.WORLD_TEXTS", 20)
     for kind in ("edit_pairs", "captioned_images"):
         (workplace / f"{kind}.toml").write_text(SPEC.format(kind=kind, train=16, test=6))
-    (workplace / "scene_readings.toml").write_text(READINGS)
-    run = train(str(path), settings(path, tiny_sd))
+    for name, kind, builder in (
+        ("scene_readings", "captioned_images", "scene_readings"),
+        ("scenes", "captioned_images", "scenes"),
+        ("scene_edits", "edit_pairs", "scenes"),
+        ("plan_traces", "plan_traces", "plan_refine"),
+    ):
+        (workplace / f"{name}.toml").write_text(SCENES.format(name=name, kind=kind, builder=builder))
+    run = train(str(path), settings(path, {"stable_diffusion": tiny_sd, "bagel": tiny_bagel}))
     facts = json.loads((run / "run.json").read_text())
     assert (facts["state"], facts["steps"]) == ("done", 3)
     result = json.loads((run / "evaluation" / "scores.json").read_text())

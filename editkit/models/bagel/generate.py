@@ -12,6 +12,8 @@ from editkit.models.bagel.config import BagelConfig
 from editkit.models.bagel.parts import CleanImage, Part, SeenImage, Then
 from editkit.models.bagel.session import Drawing, Session, Writing
 
+SAID_SO = "said so"
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -39,7 +41,7 @@ class Drew:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """A row came to its end: because it said so, or because it had as many pictures or parts as it may have."""
+    """A row came to its end: because it said so (`SAID_SO`), or because it had as many pictures or parts as it may have."""
 
     row: int
     why: str
@@ -103,7 +105,7 @@ def generate(
             plan["stop" if full else kind].append(row)
             if full or kind == "stop":
                 active.remove(row)
-                yield Stopped(row, f"as many {full} as it may have" if full else "said so")
+                yield Stopped(row, f"as many {full} as it may have" if full else SAID_SO)
         if plan["text"]:
             for tokens in session.write(plan["text"], writing):
                 yield from (Token(row, token) for row, token in tokens.items())

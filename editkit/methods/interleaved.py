@@ -1,0 +1,226 @@
+"""What the methods that train a BAGEL share: pictures as parts of a sequence, and the loss of sequences of text and pictures.
+
+L = ce_weight * cross-entropy + mse_weight * squared error of the velocity (section 2.3 of arXiv:2505.14683), each as the mean
+over the tokens of an example that have it, then over the examples: so a step does not depend on how it is cut into batches and
+processes. The released trainer takes means over all tokens of all processes, where long examples count more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from editkit.data.buckets import make_buckets
+from editkit.data.draws import Draws
+from editkit.data.prepare import to_network
+from editkit.diffusion.timesteps import Timesteps, draw_timesteps
+from editkit.errors import UserError
+from editkit.methods.protocol import Loss
+from editkit.models.bagel.codec import vit_view
+from editkit.models.bagel.load import BagelParts
+from editkit.models.bagel.loss import CE_WEIGHT, MSE_WEIGHT, SampleLosses, sample_losses
+from editkit.models.bagel.packing import pack
+from editkit.models.bagel.parts import (
+    CleanImage,
+    NoisedImage,
+    Part,
+    Sample,
+    SeenImage,
+    Text,
+    Then,
+    drop_conditions,
+    fill_rows,
+    one_per_row,
+)
+from editkit.models.bagel.session import Drawing
+from editkit.models.bagel.tokenizer import encode
+from editkit.recipe.schema import Evaluate, Fraction, NonNegativeInt, Recipe, Section
+
+KEPT_TEXTS = 200_000  # whose tokens are remembered: the lab's data sets have about as many
+
+
+class InterleavedOptions(Section):
+    """The keys of `[method]` that these methods share."""
+
+    ce_weight: Annotated[float, Field(ge=0)] = CE_WEIGHT
+    mse_weight: Annotated[float, Field(ge=0)] = MSE_WEIGHT
+    timesteps: Timesteps = Timesteps(name="logit_normal")  # one a picture; logit-normal, as published
+    # For classifier-free guidance: see `coins`. With a text go its labels.
+    drop_text: Fraction = 0.1
+    drop_clean: Fraction = 0.1  # of latents of pictures that are conditions
+    drop_seen: Fraction = 0.1  # of what the ViT sees of them
+    row_tokens: NonNegativeInt = 0  # examples are packed into rows of so many tokens; 0 = a row an example
+
+
+class Pictures:
+    """The pictures of one example, as the parts of a sequence.
+
+    Args:
+        clean_NCHW: latents.
+        noise_NCHW: eps, of the same shape.
+        times: one a picture, in [0, 1].
+        seen: what the ViT sees of each, pixels in [-1, 1].
+    """
+
+    def __init__(
+        self, clean_NCHW: torch.Tensor, noise_NCHW: torch.Tensor, times: Sequence[float], seen: Sequence[torch.Tensor]
+    ) -> None:
+        self._clean_NCHW, self._noise_NCHW, self._times, self._seen = clean_NCHW, noise_NCHW, times, seen
+
+    def noised(self, number: int) -> NoisedImage:
+        """The copy on which the flow is learned."""
+        return NoisedImage(self._clean_NCHW[number], self._noise_NCHW[number], self._times[number])
+
+    def shown(self, number: int, then: Then | None = None, *, droppable: bool = True) -> list[Part]:
+        """The two copies that what follows sees."""
+        return [
+            CleanImage(self._clean_NCHW[number], droppable=droppable),
+            SeenImage(self._seen[number], then=then, droppable=droppable),
+        ]
+
+    def seen(self, number: int, then: Then | None = None) -> SeenImage:
+        """What the ViT sees, where nothing is drawn; it is never dropped."""
+        return SeenImage(self._seen[number], then=then)
+
+
+class Interleaved:
+    """A BAGEL and how it is trained.
+
+    Args:
+        recipe: of the run.
+        options: of the method.
+        parts: the model; its autoencoder, where it has one, is frozen.
+
+    Raises:
+        UserError: the recipe asks for an adapter, or for pictures that the network does not take.
+    """
+
+    def __init__(self, recipe: Recipe, options: InterleavedOptions, parts: BagelParts) -> None:
+        if recipe.adapter is not None:
+            raise UserError(f'[adapter]: found one; "{recipe.method.name}" trains the whole network, so leave the table out')
+        _check_sizes(recipe, parts)
+        self.parts, self._options = parts, options
+        if parts.vae is not None:
+            parts.vae.requires_grad_(False)
+        self._codec = parts.codec
+        self._ids = lru_cache(KEPT_TEXTS)(lambda text: tuple(encode(parts.tokenizer, text)))
+
+    def text(self, text: str, *, learn: bool = False, then: Then | None = None, droppable: bool = False) -> Text:
+        """A segment; see `editkit.models.bagel.parts.Text`."""
+        return Text(self._ids(text), learn=learn, then=then, droppable=droppable)
+
+    def pictures(self, pixels_BNCHW: torch.Tensor, draws: Draws) -> list[Pictures]:
+        """The pictures of each example of a batch, with the noise and the times that they are learned at.
+
+        Args:
+            pixels_BNCHW: uint8, (B, N, 3, H, W); N may be 0.
+            draws: of the examples.
+        """
+        count, number = pixels_BNCHW.shape[:2]
+        if not number:
+            nothing = torch.zeros(0, 3, 1, 1)
+            return [Pictures(nothing, nothing, [], []) for _ in range(count)]
+        x_BNCHW = to_network(pixels_BNCHW)
+        clean_BNCHW = self._latents(x_BNCHW, draws)
+        noise_BNCHW = draws.normal(clean_BNCHW)
+        t_BN = draw_timesteps(draws.uniform(number).flatten(), self._options.timesteps).view(count, number).tolist()
+        vit = self.parts.sizes.vit
+        return [
+            Pictures(clean_BNCHW[i], noise_BNCHW[i], t_BN[i], [vit_view(x_CHW, vit) for x_CHW in x_BNCHW[i]])
+            for i in range(count)
+        ]
+
+    @torch.no_grad()
+    def _latents(self, x_BNCHW: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Drawn from the autoencoder's posterior in every step, as published; pixels where there is none."""
+        if self.parts.vae is None:
+            return x_BNCHW
+        latent = self.parts.sizes.latent
+        height, width = (side // latent.px for side in x_BNCHW.shape[-2:])
+        noise_BNCHW = draws.normal(x_BNCHW.new_zeros(*x_BNCHW.shape[:2], latent.channels, height, width))
+        return self._codec.encode(x_BNCHW.flatten(0, 1), noise_BNCHW.flatten(0, 1)).unflatten(0, x_BNCHW.shape[:2])
+
+    def loss(self, samples: Sequence[Sample], draws: Draws) -> Loss:
+        """The loss of a batch, as the mean over its examples; every example's last draws are for its conditions.
+
+        Args:
+            samples: a sequence an example.
+            draws: of the examples.
+        """
+        options = self._options
+        rates: dict[type, float] = {
+            Text: options.drop_text,
+            CleanImage: options.drop_clean,
+            SeenImage: options.drop_seen,
+        }
+        coins_of = [coins(sample) for sample in samples]
+        u_BC = draws.uniform(1 + max(max(c, default=0) for c in coins_of)).tolist()
+        told = zip(samples, coins_of, u_BC, strict=True)
+        kept = [drop_conditions(sample, [u_C[c] for c in chosen], rates) for sample, chosen, u_C in told]
+        return self.loss_of(kept)
+
+    def loss_of(self, samples: Sequence[Sample]) -> Loss:
+        """The same of sequences whose conditions are as they stand."""
+        found = self._losses(samples)
+        value = found.by_sample(self._options.ce_weight, self._options.mse_weight).mean()
+        return Loss(value, {name: (total / tokens.clamp(min=1e-8)).detach() for name, total, tokens in _totals(found)})
+
+    @torch.no_grad()
+    def score(self, batches: Iterable[Sequence[Sample]]) -> dict[str, float]:
+        """Of unseen examples with all their conditions: "test_loss" as trained; "test_ce", "test_mse" as means over tokens."""
+        sums: dict[str, list[float]] = {}
+        for samples in batches:
+            found = self._losses(samples)
+            whole = found.by_sample(self._options.ce_weight, self._options.mse_weight)
+            for name, total, count in (("loss", whole.sum(), whole.new_tensor(len(samples))), *_totals(found)):
+                before = sums.get(f"test_{name}", [0.0, 0.0])
+                sums[f"test_{name}"] = [before[0] + float(total), before[1] + float(count)]
+        return {name: total / count for name, (total, count) in sums.items() if count}
+
+    def _losses(self, samples: Sequence[Sample]) -> SampleLosses:
+        parts = self.parts
+        row_tokens = self._options.row_tokens
+        rows = fill_rows(samples, parts.sizes, row_tokens) if row_tokens else one_per_row(samples)
+        packed = pack(rows, parts.tokens, parts.sizes).to(parts.network.embed_tokens.weight.device)
+        return sample_losses(parts.network(packed), packed)
+
+
+def _totals(found: SampleLosses) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Name, sum and number of tokens of each of the two losses."""
+    return [("ce", found.ce_S.sum(), found.ce_tokens_S.sum()), ("mse", found.mse_S.sum(), found.mse_tokens_S.sum())]
+
+
+def coins(sample: Sample) -> list[int]:
+    """Which coin decides whether a part is dropped: 0 for all copies of all pictures, then one for the texts between two.
+
+    As the branches of the sampler drop them: all pictures, or all texts behind the last one.
+    """
+    found: list[int] = []
+    gap = 1
+    for part in sample:
+        is_text = isinstance(part, Text)
+        if found and is_text and not found[-1]:
+            gap += 1
+        found.append(gap if is_text else 0)
+    return found
+
+
+def drawing(evaluate: Evaluate, shift: float) -> Drawing:
+    """How a recipe wants pictures drawn; the times are shifted as in training."""
+    return Drawing(evaluate.steps, shift, text_scale=evaluate.text_guidance, image_scale=evaluate.image_guidance)
+
+
+def _check_sizes(recipe: Recipe, parts: BagelParts) -> None:
+    """Latents are cut into patches, and the tables of positions end somewhere."""
+    latent = parts.sizes.latent
+    step, most = latent.px * latent.patch, latent.px * latent.patch * latent.side
+    sizes = [(recipe.data.resolution, recipe.data.resolution)]
+    if (buckets := recipe.data.buckets) is not None:
+        sizes = make_buckets(buckets.sides, buckets.step, buckets.max_aspect)
+    wrong = [side for size in sizes for side in size if side % step or side > most]
+    if wrong:
+        raise UserError(f"[data]: found pictures of {wrong[0]} px; this network takes multiples of {step} px up to {most}")

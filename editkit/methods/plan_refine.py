@@ -1,0 +1,231 @@
+"""Plan, sketch, inspect, refine: a BAGEL learns to draw in steps, to look at what it drew, and to correct it.
+
+After "Think in Strokes, Not Pixels" (Zhang et al. 2026, arXiv:2604.04746): cross-entropy on plans, inspections and on what
+comes next, and the flow's squared error on sketches. A trace becomes one sequence:
+
+    prompt                        context; what follows is learned: a plan
+    plan                          learned; what follows: a picture, or the inspection that rejects the plan
+    sketch, noised                learned, where it is to be drawn like this
+    sketch, clean and as seen     context
+    inspection                    learned; what follows: the next plan, or the end
+
+A step whose `need_loss` is false is context. So a faulty draft is seen and never imitated, which the paper leaves open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from editkit.data.cache import Store
+from editkit.data.draws import Draws
+from editkit.data.examples import Dataset
+from editkit.data.pictures import Picture
+from editkit.data.prepare import PrepareParams, prepare
+from editkit.data.traces import PREFIX, PlanStep, PlanTrace, inspection_text, plan_text
+from editkit.evaluate.benches.scene_bench import bench_prompts, load_scene_judge, score_scenes
+from editkit.evaluate.filmstrips import filmstrips
+from editkit.evaluate.trajectories import Trajectory, frames_of, score_trajectories
+from editkit.methods.interleaved import Interleaved, InterleavedOptions, Pictures, drawing
+from editkit.methods.protocol import Batch, Loss, collate
+from editkit.models.bagel.generate import SAID_SO, Drew, Limits, Stopped, Wrote, generate
+from editkit.models.bagel.load import BagelParts
+from editkit.models.bagel.parts import Gap, NoisedImage, Part, Sample, Text, Then
+from editkit.models.bagel.session import Session, Writing
+from editkit.models.bagel.tokenizer import decode
+from editkit.recipe.schema import NonNegativeInt, PositiveInt, Recipe
+
+PREVIEWED = 6  # strips of a sheet
+
+
+class PlanRefine:
+    """Trains the whole network; the autoencoder, where there is one, stays frozen."""
+
+    class Options(InterleavedOptions):
+        """The further keys of `[method]`."""
+
+        # Whether a sketch that its trace calls wrong is learned like the others: arm A9 of the lab's experiment.
+        learn_faulty_drafts: bool = False
+        # Multi-turn traces go from sketch to sketch without a look. True = nothing is learned of them about what follows a
+        # sketch, so that the inspected traces decide, and every sketch is inspected. False = it is learned as the data have it,
+        # which traces without any inspections need, for nothing else says when to stop.
+        always_inspect: bool = True
+        max_pictures: PositiveInt = 5  # of a trajectory that is sampled; quality collapses with many (arXiv:2603.07540)
+        max_text: NonNegativeInt = 256  # tokens of a plan or an inspection that is sampled
+
+    kind = "plan_traces"
+
+    def __init__(self, recipe: Recipe, options: Options, parts: BagelParts) -> None:
+        self._recipe, self._options, self._parts = recipe, options, parts
+        self._learner = Interleaved(recipe, options, parts)
+        self._params = PrepareParams(recipe.data.resolution, recipe.data.crop)
+        self._detector = load_scene_judge(recipe.evaluate.judge)
+
+    @property
+    def trainable(self) -> nn.Module:
+        return self._parts.network
+
+    @property
+    def frozen_encoders(self) -> dict[str, nn.Module]:
+        return {}
+
+    @property
+    def resting(self) -> list[nn.Module]:
+        return []
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self._parts.network.parameters())}]
+
+    def pictures_of(self, example: PlanTrace) -> Sequence[Picture]:
+        return [step.sketch for step in example.steps if step.sketch is not None]
+
+    def texts_of(self, example: PlanTrace) -> tuple[str, ...]:
+        return (example.prompt,)
+
+    def targets_of(self, example: PlanTrace) -> Mapping[str, Any]:
+        return {"trace": example}
+
+    def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
+        return {"pictures": pixels_BNCHW}
+
+    def cache_texts(self, texts: Iterable[str], store: Store) -> None:
+        return
+
+    def loss(self, batch: Batch, draws: Draws) -> Loss:
+        return self._learner.loss(self.samples(batch, draws), draws)
+
+    def samples(self, batch: Batch, draws: Draws) -> list[Sample]:
+        """The sequence of each trace."""
+        pictures = self._learner.pictures(batch["pictures"], draws)
+        return [self.sample(trace, shown) for trace, shown in zip(batch["trace"], pictures, strict=True)]
+
+    def sample(self, trace: PlanTrace, shown: Pictures) -> Sample:
+        """The sequence of a trace.
+
+        Args:
+            trace: as the data have it.
+            shown: its sketches, in order.
+        """
+        parts: list[Part] = [self._learner.text(PREFIX + trace.prompt, then="text")]
+        number, looked = 0, True  # whether somebody looked at the step before
+        for n, step in enumerate(trace.steps):
+            ends = trace.final is not None and n == len(trace.steps) - 1
+            free = self._options.always_inspect and not looked
+            parts += self._plan(step, free)
+            seen, needed = step.inspection, step.need_loss
+            if step.sketch is not None:
+                faulty = seen is not None and not seen.ok
+                if needed.sketch or (faulty and self._options.learn_faulty_drafts):
+                    parts.append(shown.noised(number))
+                following: Then = "stop" if ends and seen is None else "text"
+                decides = needed.inspection if seen is not None else needed.sketch and not self._options.always_inspect
+                judged = seen is not None and needed.inspection  # nobody can judge what is not to be seen
+                parts += shown.shown(number, following if decides else None, droppable=not judged)
+                number += 1
+            if seen is not None:
+                after: Then = "stop" if ends else "text"
+                said = inspection_text(seen)
+                learned = needed.inspection
+                parts.append(self._learner.text(said, learn=learned, then=after if learned else None))
+            looked = seen is not None
+        return droppable_conditions(parts)
+
+    def _plan(self, step: PlanStep, free: bool) -> list[Part]:
+        """A plan; where `free`, its first token, which tells it from an inspection, is not learned."""
+        then: Then = "image" if step.sketch is not None else "text"
+        learned = step.need_loss.plan
+        whole = self._learner.text(plan_text(step), learn=learned, then=then if learned else None)
+        if not (free and learned):
+            return [whole]
+        return [Text(whole.ids[:1], closes=False), replace(whole, ids=whole.ids[1:], opens=False)]
+
+    def preview(self, dataset: Dataset[PlanTrace], folder: Path, step: int) -> Mapping[str, Any]:
+        """Filmstrips of what it makes of unseen prompts; scores where the recipe asks for some."""
+        wanted = self._recipe.evaluate.preview_pairs
+        traces = [dataset[i] for i in range(min(len(dataset), max(PREVIEWED, wanted)))]
+        made = self.trajectories([t.prompt for t in traces])
+        strips = [(f"{t.prompt} ({m.why})", frames_of(m)) for t, m in zip(traces, made, strict=True)]
+        filmstrips(strips[:PREVIEWED]).save(folder / f"step-{step:06d}.png")
+        return {"scores": self._losses(traces[:wanted]) | score_trajectories(made[:wanted])} if wanted else {}
+
+    def evaluate(self, dataset: Dataset[PlanTrace], folder: Path) -> Mapping[str, Any]:
+        """Losses, the form of what it writes, and GenEval in the lab of last pictures where the recipe names a judge."""
+        traces = [dataset[i] for i in range(min(self._recipe.evaluate.pairs, len(dataset)))]
+        scores, by_category = self._losses(traces), dict[str, float]()
+        if self._detector is None:
+            scores |= score_trajectories(self.trajectories([t.prompt for t in traces]))
+        else:
+            asked = bench_prompts(len(traces))
+            made = self.trajectories([a["prompt"] for a in asked])
+            scores |= score_trajectories(made)
+            pictures = [m.last_picture(self._recipe.data.resolution) for m in made]
+            found, by_category = score_scenes(folder / "evaluation", asked, pictures, self._detector)
+            scores |= found
+        return {"scores": scores | {"n": len(traces)}, "by_category": by_category}
+
+    @torch.no_grad()
+    def trajectories(self, prompts: Sequence[str]) -> list[Trajectory]:
+        """What the network writes and draws for each prompt, going on as it decides, with the recipe's guidance."""
+        options, parts = self._recipe.evaluate, self._parts
+        side = self._recipe.data.resolution
+        how, limits = drawing(options, self._options.timesteps.shift), Limits(images=self._options.max_pictures)
+        made: list[Trajectory] = []
+        for start in range(0, len(prompts), options.batch_size):
+            chunk = prompts[start : start + options.batch_size]
+            seeds = [options.seed * 1_000_003 + start + i for i in range(len(chunk))]
+            begun = [[self._learner.text(PREFIX + prompt)] for prompt in chunk]
+            session = Session(parts.network, parts.tokens, begun, seeds)
+            those = [Trajectory() for _ in chunk]
+            writing = Writing(max_tokens=self._options.max_text)
+            for event in generate(session, parts.codec, parts.sizes, (side, side), writing, how, limits):
+                if isinstance(event, Wrote):
+                    those[event.row].add_text(decode(parts.tokenizer, event.ids))
+                elif isinstance(event, Drew):
+                    those[event.row].add_picture(event.pixels_CHW)
+                elif isinstance(event, Stopped):
+                    those[event.row].why, those[event.row].by_itself = event.why, event.why == SAID_SO
+            made += those
+        return made
+
+    def _losses(self, traces: Sequence[PlanTrace]) -> dict[str, float]:
+        """At the same noise in every preview; traces of as many pictures go together."""
+        by_count: dict[int, list[int]] = {}
+        for i, trace in enumerate(traces):
+            by_count.setdefault(len(self.pictures_of(trace)), []).append(i)
+        size = self._recipe.evaluate.batch_size
+        chunks = [some[start : start + size] for some in by_count.values() for start in range(0, len(some), size)]
+        return self._learner.score(self._unseen([traces[i] for i in chunk], chunk) for chunk in chunks)
+
+    def _unseen(self, traces: Sequence[PlanTrace], positions: Sequence[int]) -> list[Sample]:
+        opened = [prepare([p.open() for p in self.pictures_of(t)], self._params) for t in traces]
+        device = self._parts.network.embed_tokens.weight.device
+        batch = self.encode(torch.stack(opened).to(device)) | collate([self.targets_of(t) for t in traces])
+        return self.samples(batch, Draws(self._recipe.evaluate.seed, positions))
+
+    def finish(self, dataset: Dataset[PlanTrace]) -> None:
+        return
+
+    def export(self, folder: Path) -> Path:
+        self._parts.save(folder / "model")
+        return folder / "model"
+
+
+def droppable_conditions(parts: Sequence[Part]) -> Sample:
+    """The sequence in which only that may be dropped which guides a picture: texts it is drawn from, and pictures before it."""
+    found: list[Part] = []
+    later = from_here = False  # whether a picture is drawn later; whether before another one is shown
+    for part in reversed(parts):
+        if isinstance(part, NoisedImage):
+            later = from_here = True
+        elif isinstance(part, Text):
+            part = replace(part, droppable=from_here)
+        elif not isinstance(part, Gap):
+            from_here = False
+            part = replace(part, droppable=part.droppable and later)
+        found.append(part)
+    return found[::-1]

@@ -1,0 +1,184 @@
+"""Plan, sketch, inspect, refine: what of a trace is learned, and what is only seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from editkit.data.draws import Draws
+from editkit.data.pictures import Picture
+from editkit.data.prepare import PrepareParams, prepare
+from editkit.data.traces import PREFIX, Inspection, NeedLoss, PlanStep, PlanTrace, inspection_text, plan_text
+from editkit.methods.interleaved import coins
+from editkit.methods.plan_refine import PlanRefine
+from editkit.methods.protocol import collate
+from editkit.models.bagel.packing import pack
+from editkit.models.bagel.parts import CleanImage, NoisedImage, SeenImage, Text
+from editkit.models.bagel.tokenizer import decode
+from editkit.recipe.schema import Evaluate, Method
+from tests.methods.test_unified import recipe
+from tests.tiny import encoded, picture, tiny_bagel_parts
+
+SEEN = NeedLoss(plan=False, sketch=False, inspection=True)
+RED, BLUE, GREEN = (Picture(data=encoded(picture(c))) for c in ("red", "blue", "green"))
+WRONG = Inspection(False, "image", ("the star is red, not blue",), (), "make the star blue")
+RIGHT = Inspection(True)
+MENDED = PlanTrace(
+    "mended", "a blue star",
+    (PlanStep("draw a blue star", "a blue star", RED, WRONG, SEEN), PlanStep("make the star blue", "a blue star", BLUE, RIGHT)),
+    BLUE,
+)  # fmt: skip
+STEPS = PlanTrace(
+    "steps", "a star and a cup",
+    (PlanStep("draw a star", "a star", RED), PlanStep("add a cup", "a star and a cup", GREEN)),
+    GREEN,
+)  # fmt: skip
+REJECTED = PlanTrace(
+    "rejected", "a blue star",
+    (PlanStep("draw a cup", "a cup", None, Inspection(False, "plan", ("a cup is not asked for",), (), "draw a star"), SEEN),),
+    None,
+)  # fmt: skip
+
+
+def make(**options: object) -> PlanRefine:
+    chosen = recipe(method=Method(name="plan_refine"))
+    return PlanRefine(chosen, PlanRefine.Options(**options), tiny_bagel_parts())
+
+
+def batch(method: PlanRefine, traces: list[PlanTrace]) -> dict:
+    pixels = torch.stack([prepare([p.open() for p in method.pictures_of(t)], PrepareParams(32)) for t in traces])
+    return {**method.encode(pixels), "text": [t.prompt for t in traces], **collate([method.targets_of(t) for t in traces])}
+
+
+def sample(method: PlanRefine, trace: PlanTrace) -> list:
+    return list(method.sample(trace, method._learner.pictures(batch(method, [trace])["pictures"], Draws(0, [0]))[0]))
+
+
+def told(method: PlanRefine, trace: PlanTrace) -> list[tuple]:
+    def one(part: object) -> tuple:
+        if isinstance(part, Text):
+            return decode(method._parts.tokenizer, part.ids), part.learn, part.then
+        return (type(part), getattr(part, "then", None))
+
+    return [one(part) for part in sample(method, trace)]
+
+
+def test_a_faulty_draft_is_context_and_its_inspection_and_the_mending_are_learned() -> None:
+    plan = plan_text(MENDED.steps[0])
+    again = plan_text(MENDED.steps[1])
+    assert told(make(), MENDED) == [
+        (PREFIX + "a blue star", False, "text"),
+        (plan, False, None),
+        (CleanImage, None), (SeenImage, "text"),
+        (inspection_text(WRONG), True, "text"),
+        (again, True, "image"),
+        (NoisedImage, None), (CleanImage, None), (SeenImage, "text"),
+        (inspection_text(RIGHT), True, "stop"),
+    ]  # fmt: skip
+    assert sum(isinstance(p, NoisedImage) for p in sample(make(learn_faulty_drafts=True), MENDED)) == 2
+
+
+def test_without_a_look_nothing_is_learned_of_whether_to_look() -> None:
+    second = plan_text(STEPS.steps[1])
+    data = told(make(always_inspect=False), STEPS)
+    assert data[1:] == [
+        (plan_text(STEPS.steps[0]), True, "image"),
+        (NoisedImage, None), (CleanImage, None), (SeenImage, "text"),
+        (second, True, "image"),
+        (NoisedImage, None), (CleanImage, None), (SeenImage, "stop"),
+    ]  # fmt: skip
+    method = make()
+    first, rest = (p for p in sample(method, STEPS)[5:7] if isinstance(p, Text))
+    assert (first.learn, first.then, first.closes, rest.opens) == (False, None, False, False)
+    assert (rest.learn, rest.then) == (True, "image")
+    assert decode(method._parts.tokenizer, [*first.ids, *rest.ids]) == second
+    assert [kind[-1] for kind in told(method, STEPS) if kind[0] is SeenImage] == [None, None]
+    # the same tokens at the same places, and all labels but those of the choice
+    whole, split = (pack([[sample(m, STEPS)]], m._parts.tokens, m._parts.sizes) for m in (make(always_inspect=False), method))
+    assert torch.equal(whole.text_N, split.text_N)
+    assert torch.equal(whole.position_N, split.position_N)
+    assert len(whole.label_N) - len(split.label_N) == 4  # two switches, and the first two tokens of the second plan
+
+
+def test_the_loss_is_that_of_the_parts_that_are_learned() -> None:
+    method = make(drop_text=0.0, drop_clean=0.0, drop_seen=0.0)
+    found = method.loss(batch(method, [MENDED, STEPS]), Draws(7, range(2)))
+    shown = method._learner.pictures(batch(method, [MENDED, STEPS])["pictures"], Draws(7, range(2)))
+    losses = []
+    for trace, pictures in zip([MENDED, STEPS], shown, strict=True):
+        parts = list(method.sample(trace, pictures))
+        packed = pack([[parts]], method._parts.tokens, method._parts.sizes)
+        said = method._parts.network(packed)
+        ce = F.cross_entropy(said.logits_NV, packed.label_N)
+        noised = [p for p in parts if isinstance(p, NoisedImage)]
+        assert len(packed.noised_N) == 16 * len(noised)
+        targets_ND = torch.cat([_tokens(p.noise_CHW - p.clean_CHW) for p in noised])
+        losses.append(0.25 * ce + (said.velocity_ND - targets_ND).square().mean())
+    assert found.value.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-4)
+
+
+def _tokens(x_CHW: torch.Tensor) -> torch.Tensor:
+    """Patches of 8 px, row by row, channels last within one."""
+    return torch.stack(
+        [x_CHW[:, y : y + 8, x : x + 8].permute(1, 2, 0).flatten() for y in range(0, 32, 8) for x in range(0, 32, 8)]
+    )
+
+
+def test_what_is_drawn_on_a_faulty_draft_has_no_error_and_still_changes_what_follows() -> None:
+    method = make(drop_text=0.0, drop_clean=0.0, drop_seen=0.0)
+    given = batch(method, [MENDED])
+    seen = []
+    for shade in (10, 200):
+        given["pictures"][0, 0] = shade
+        seen.append(method.loss(given, Draws(7, [0])))
+    assert seen[0].logs["ce"].item() != pytest.approx(seen[1].logs["ce"].item(), abs=1e-5)
+    packed = pack([[sample(method, MENDED)]], method._parts.tokens, method._parts.sizes)
+    assert len(packed.noised_N) == 16  # of the mended picture alone
+
+
+def test_a_trace_without_pictures_is_learned_as_text() -> None:
+    method = make()
+    found = method.loss(batch(method, [REJECTED, REJECTED]), Draws(0, range(2)))
+    assert found.logs["mse"].item() == 0.0
+    assert found.value.item() == pytest.approx(0.25 * found.logs["ce"].item(), abs=1e-5)
+    found.value.backward()
+
+
+def test_only_what_guides_a_picture_may_be_dropped() -> None:
+    parts = sample(make(), MENDED)
+    droppable = [getattr(p, "droppable", None) for p in parts]
+    # prompt and plan before the faulty draft lead to no picture that is learned, and its inspection has to see it
+    assert droppable == [False, False, False, False, True, True, None, False, False, False]
+    parts = sample(make(), STEPS)
+    assert [getattr(p, "droppable", None) for p in parts] == [True, True, None, True, True, True, True, None, False, False]
+    assert coins(parts) == [1, 1, 0, 0, 0, 2, 2, 0, 0, 0]
+
+
+def test_a_step_in_two_parts_is_the_same_step() -> None:
+    method = make(drop_text=0.5, drop_clean=0.5, drop_seen=0.5)
+    traces = [MENDED, STEPS, STEPS, MENDED]
+    whole = method.loss(batch(method, traces), Draws(5, range(4))).value
+    halves = [method.loss(batch(method, traces[i : i + 2]), Draws(5, range(i, i + 2))).value for i in (0, 2)]
+    assert whole.item() == pytest.approx(torch.stack(halves).mean().item(), abs=1e-4)
+
+
+def test_rows_of_many_traces_have_the_same_loss() -> None:
+    found = [make(row_tokens=n).loss(batch(make(), [MENDED, STEPS]), Draws(5, range(2))).value.item() for n in (0, 1000)]
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+
+
+def test_previews_are_filmstrips_with_scores(tmp_path: Path) -> None:
+    method = make(max_pictures=2, max_text=6)
+
+    class Traces(list[PlanTrace]):
+        info: dict = {}
+
+    method._recipe = recipe(evaluate=Evaluate(judge="", steps=1, preview_pairs=2, batch_size=2))
+    scores = method.preview(Traces([MENDED, STEPS]), tmp_path, 3)["scores"]
+    assert {"test_ce", "test_mse", "well_formed", "stopped", "pictures", "inspected"} <= set(scores)
+    with Image.open(tmp_path / "step-000003.png") as sheet:
+        assert sheet.height > 200
