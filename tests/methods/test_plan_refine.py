@@ -16,13 +16,17 @@ from editkit.data.traces import PREFIX, Inspection, NeedLoss, PlanStep, PlanTrac
 from editkit.methods.interleaved import coins
 from editkit.methods.plan_refine import PlanRefine
 from editkit.methods.protocol import collate
+from editkit.models.bagel.config import bagel_7b
+from editkit.models.bagel.load import Options as BagelOptions
 from editkit.models.bagel.packing import pack
 from editkit.models.bagel.parts import CleanImage, NoisedImage, SeenImage, Text
 from editkit.models.bagel.tokenizer import decode
+from editkit.recipe.load import load_recipe, options
 from editkit.recipe.schema import Evaluate, Method
 from tests.methods.test_unified import recipe
 from tests.tiny import encoded, picture, tiny_bagel_parts
 
+ROOT = Path(__file__).parents[2]
 SEEN = NeedLoss(plan=False, sketch=False, inspection=True)
 RED, BLUE, GREEN = (Picture(data=encoded(picture(c))) for c in ("red", "blue", "green"))
 WRONG = Inspection(False, "image", ("the star is red, not blue",), (), "make the star blue")
@@ -182,3 +186,15 @@ def test_previews_are_filmstrips_with_scores(tmp_path: Path) -> None:
     assert {"test_ce", "test_mse", "well_formed", "stopped", "pictures", "inspected"} <= set(scores)
     with Image.open(tmp_path / "step-000003.png") as sheet:
         assert sheet.height > 200
+
+
+def test_the_recipe_of_the_large_model_says_what_was_published() -> None:
+    full, source = load_recipe(ROOT / "recipes" / "full" / "plan_refine_bagel7b.toml")
+    chosen = options(full.method, PlanRefine.Options, "method", source)
+    options(full.model, BagelOptions, "model", source)
+    assert (full.train.steps, full.parallel.processes, full.optim.lr, full.optim.schedule) == (10_000, 8, 2e-5, "cosine")
+    assert (chosen.row_tokens, chosen.max_pictures, full.evaluate.steps) == (33_000, 5, 50)
+    assert (chosen.ce_weight, chosen.timesteps.shift, chosen.learn_faulty_drafts) == (0.25, 4.0, False)
+    latent = bagel_7b().latent
+    step = latent.px * latent.patch
+    assert full.data.resolution in range(step, step * latent.side + 1, step)
