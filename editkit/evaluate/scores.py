@@ -28,7 +28,8 @@ FINE_SHARES = {
 }  # fmt: skip
 SHARES = FINE_SHARES | {
     "followed", "kept", "improved", "attributes", "recall_at_1", "recall_at_5", "means_the_same", "exact", "most_frequent",
-    "caught", "false_alarms",
+    "caught", "false_alarms", "captions_true", "answers_right", "fits_right", "well_formed", "stopped", "inspected", "rejected",
+    "geneval", "geneval_stderr", "geneval_seen", "geneval_unseen", "multi", "demands_met",
 }  # fmt: skip
 BASELINES = {"do_nothing": "do nothing", "ignore_source": "ignore the source", "vae_ceiling": "VAE ceiling"}
 # What a table by kind of edit has, and what stands above all others: as attributes are read, or as targets are compared.

@@ -82,7 +82,7 @@ class Lessons(Section):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a captioned picture; None = nothing."""
+    """What is true of a captioned picture: its scene graph, and the line of GenEval's prompt file that it was drawn for."""
 
     graph: Graph
     asked: dict[str, Any]

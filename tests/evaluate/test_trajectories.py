@@ -102,6 +102,10 @@ def test_geneval_in_the_lab_gives_truth_full_marks_and_others_pictures_few(tmp_p
     assert len(by_category) == 7
     scores, _ = score_scenes(tmp_path, asked, [*images[1:], images[0]], truth)
     assert scores["geneval"] < 0.4
+    long = [i for i, a in enumerate(asked) if a["tag"] == "multi"]
+    others = [images[long[0] - 1] if i in long else image for i, image in enumerate(images)]
+    scores, _ = score_scenes(tmp_path, asked, others, truth)
+    assert (scores["geneval"], scores["multi"]) == (1.0, 0.0), "GenEval's own six categories, and ours apart"
     with Image.open(tmp_path / "geneval" / "00000" / "samples" / "0000.png") as first:
         assert first.size == (32, 32)
     assert len((tmp_path / "geneval" / "results.jsonl").read_text().splitlines()) == len(asked)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
 
 from editkit.data.draws import Draws
@@ -16,13 +17,19 @@ from editkit.data.traces import PREFIX, Inspection, NeedLoss, PlanStep, PlanTrac
 from editkit.methods.interleaved import coins
 from editkit.methods.plan_refine import PlanRefine
 from editkit.methods.protocol import collate
+from editkit.models.bagel.config import LatentConfig, bagel_7b
+from editkit.models.bagel.load import BagelParts
+from editkit.models.bagel.load import Options as BagelOptions
+from editkit.models.bagel.network import Bagel
 from editkit.models.bagel.packing import pack
 from editkit.models.bagel.parts import CleanImage, NoisedImage, SeenImage, Text
 from editkit.models.bagel.tokenizer import decode
+from editkit.recipe.load import load_recipe, options
 from editkit.recipe.schema import Evaluate, Method
 from tests.methods.test_unified import recipe
 from tests.tiny import encoded, picture, tiny_bagel_parts
 
+ROOT = Path(__file__).parents[2]
 SEEN = NeedLoss(plan=False, sketch=False, inspection=True)
 RED, BLUE, GREEN = (Picture(data=encoded(picture(c))) for c in ("red", "blue", "green"))
 WRONG = Inspection(False, "image", ("the star is red, not blue",), (), "make the star blue")
@@ -182,3 +189,42 @@ def test_previews_are_filmstrips_with_scores(tmp_path: Path) -> None:
     assert {"test_ce", "test_mse", "well_formed", "stopped", "pictures", "inspected"} <= set(scores)
     with Image.open(tmp_path / "step-000003.png") as sheet:
         assert sheet.height > 200
+
+
+def test_the_recipe_of_the_large_model_says_what_was_published() -> None:
+    full, source = load_recipe(ROOT / "recipes" / "full" / "plan_refine_bagel7b.toml")
+    chosen = options(full.method, PlanRefine.Options, "method", source)
+    options(full.model, BagelOptions, "model", source)
+    assert (full.train.steps, full.parallel.processes, full.optim.lr, full.optim.schedule) == (10_000, 8, 2e-5, "cosine")
+    assert (chosen.row_tokens, chosen.max_pictures, full.evaluate.steps) == (33_000, 5, 50)
+    assert (chosen.ce_weight, chosen.timesteps.shift, chosen.learn_faulty_drafts) == (0.25, 4.0, False)
+    latent = bagel_7b().latent
+    step = latent.px * latent.patch
+    assert full.data.resolution in range(step, step * latent.side + 1, step)
+
+
+def test_latents_of_an_autoencoder_are_drawn_anew_for_each_example() -> None:
+    torch.manual_seed(1)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, scaling_factor=0.5, shift_factor=0.1,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    parts = tiny_bagel_parts()
+    sizes = parts.sizes.model_copy(update={"latent": LatentConfig(channels=4, patch=2, side=8, px=2)})
+    method = PlanRefine(recipe(), PlanRefine.Options(), BagelParts("", Bagel.of(sizes), parts.tokenizer, vae))
+    given = batch(method, [MENDED, STEPS])
+    shown = method._learner.pictures(given["pictures"], Draws(2, range(2)))
+
+    draws = Draws(2, range(2))
+    x_BNCHW = given["pictures"] / 127.5 - 1
+    eps_BNCHW = draws.normal(torch.zeros(2, 2, 4, 16, 16))
+    posterior = vae.encode(x_BNCHW[1]).latent_dist
+    expected = (posterior.mean + posterior.std * eps_BNCHW[1] - 0.1) * 0.5
+    noise_BNCHW = draws.normal(torch.zeros(2, 2, 4, 16, 16))
+    for n in range(2):
+        assert torch.allclose(shown[1].noised(n).clean_CHW, expected[n], atol=1e-4)
+        assert torch.equal(shown[1].noised(n).noise_CHW, noise_BNCHW[1, n])
+    alone = method._learner.pictures(given["pictures"][1:], Draws(2, [1]))[0]
+    assert torch.allclose(alone.noised(1).clean_CHW, expected[1], atol=1e-4)
+    method.loss(given, Draws(2, range(2))).value.backward()
+    assert all(p.grad is None for p in vae.parameters())

@@ -20,7 +20,7 @@ from editkit.lab.scene_edits import sample_scene_edits, sample_scenes
 from editkit.methods.protocol import collate
 from editkit.methods.unified import Lessons, Unified
 from editkit.models.bagel.packing import pack, patchify
-from editkit.models.bagel.parts import CleanImage, NoisedImage, SeenImage, Text
+from editkit.models.bagel.parts import CleanImage, Gap, NoisedImage, SeenImage, Text
 from editkit.models.bagel.tokenizer import decode, encode
 from editkit.recipe.schema import Adapter, Data, Evaluate, Method, Model, Recipe
 from tests.methods.test_instruct_edit import recipe as any_recipe
@@ -114,6 +114,21 @@ def test_what_each_lesson_shows_and_asks() -> None:
     assert decode(method._parts.tokenizer, answer.ids) in ("yes", "no")
 
 
+def test_an_edit_shows_the_source_and_draws_the_target() -> None:
+    method = make()
+    given = batch(method, EDITS)
+    shown = method._learner.pictures(given["pictures"], Draws(0, range(4)))
+    for edit, pixels, pictures in zip(EDITS, given["pictures"], shown, strict=True):
+        clean, seen, _, noised = method.sample("edit", pictures, edit.instructions[0], None, Random(0))
+        source, target = (to_network(pixels[n]) for n in (0, 1))
+        assert isinstance(clean, CleanImage)
+        assert isinstance(seen, SeenImage)
+        assert isinstance(noised, NoisedImage)
+        assert torch.equal(clean.latents_CHW, source)
+        assert torch.equal(seen.pixels_CHW, source)
+        assert torch.equal(noised.clean_CHW, target)
+
+
 def test_conditions_are_dropped_as_often_as_the_recipe_says() -> None:
     method = make(drop_text=0.25, drop_clean=0.5, drop_seen=0.5)
     learner, kept = method._learner, []
@@ -124,6 +139,7 @@ def test_conditions_are_dropped_as_often_as_the_recipe_says() -> None:
     assert counts[NoisedImage] == 400
     assert counts[Text] == pytest.approx(300, abs=30)
     assert counts[CleanImage] == pytest.approx(200, abs=35)
+    assert sum({type(p) for p in s} == {NoisedImage, Gap} for s in kept) == pytest.approx(50, abs=20)  # each by its own coin
     # both copies of a picture go together, as in the sampler's image branch
     assert all({type(p) for p in s} & {CleanImage, SeenImage} in ({CleanImage, SeenImage}, set()) for s in kept)
 
