@@ -110,6 +110,40 @@ def edit(
     print(path)
 
 
+@app.command
+def generate(
+    prompt: str,
+    /,
+    *,
+    run: Run = "latest",
+    plan: Annotated[
+        bool, Parameter(negative="", help="In steps: plan, sketch, verdict, refined picture; as a folder.")
+    ] = False,
+    out: Annotated[str | None, Parameter(name=["--out", "-o"], help="File, or with --plan folder; default by prompt.")] = None,
+    text_guidance: Annotated[float | None, Parameter(help="How strongly the prompt, or the plan, counts.")] = None,
+    image_guidance: Annotated[float | None, Parameter(help="With --plan: how strongly the sketches before count.")] = None,
+    steps: Annotated[int | None, Parameter(help="Sampling steps of a picture.")] = None,
+    seed: Annotated[int, Parameter(help="Another seed, another picture.")] = 0,
+    json: Json = False,
+) -> int:
+    """Draw a picture from words; with --plan in steps that the model plans, looks at and corrects.
+
+    Leaves with 1 when the model stopped before it drew a picture.
+
+    Example: editkit generate "a portrait of a woman with red hair" --run lab:tiny-sd -o red.png
+    Example: editkit generate "a red star left of a blue cup" --plan --run latest
+    """
+    with quick_imports():
+        from editkit.evaluate.generate_file import generate_file, print_generated
+        from editkit.progress import alone
+
+    guidance = {"text_guidance": text_guidance, "image_guidance": image_guidance}
+    with alone(json):
+        result = generate_file(prompt, run, out, plan=plan, **guidance, steps=steps, seed=seed)
+    _report(result, json, print_generated)
+    return 0 if result["picture"] else 1
+
+
 @app.command(name="eval")
 def evaluate(
     run: str,

@@ -119,7 +119,8 @@ def _to_line(folder: Path, trace: PlanTrace) -> dict[str, Any]:
         name = None
         if step.sketch is not None:
             name = f"{IMAGES}/{trace.key}-{n:02d}.{_format(step.sketch, trace.key, n)}"
-            (folder / name).write_bytes(step.sketch.read_bytes())
+            if step.sketch.path is None or Path(step.sketch.path) != folder / name:  # else it lies there
+                (folder / name).write_bytes(step.sketch.read_bytes())
         seen = asdict(step.inspection) if step.inspection else None
         losses = asdict(step.need_loss)
         steps.append({"ins": step.ins, "des": step.des, "image": name, "inspect": seen, "need_loss": losses})

@@ -138,7 +138,7 @@ def check_trace(trace: PlanTrace) -> PlanTrace:
         raise TraceError(
             repr(trace.key), 0, 'found this key; expected letters, digits, ".", "_" and "-", for files are named by it'
         )
-    _check_text(trace.key, 0, "prompt", trace.prompt)
+    check_prompt(trace.prompt, trace.key)
     if not trace.steps:
         raise TraceError(trace.key, 0, "found no step; expected at least one")
     for n, step in enumerate(trace.steps, 1):
@@ -159,6 +159,11 @@ def check_trace(trace: PlanTrace) -> PlanTrace:
         some = ", ".join(last.inspection.deferred)
         raise TraceError(trace.key, number, f"found {some} still to come at the end; expected steps that draw it")
     return trace
+
+
+def check_prompt(prompt: str, key: str = "the prompt") -> None:
+    """Raises TraceError for a prompt that no trace can have: an empty one, several lines, tags of the grammar."""
+    _check_text(key, 0, "prompt", prompt)
 
 
 def _check_step(key: str, n: int, step: PlanStep) -> None:

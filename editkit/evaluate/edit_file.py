@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from editkit.data.pictures import Picture
@@ -39,16 +40,9 @@ def edit_file(
     """
     if not instruction.strip():
         raise UserError('the instruction is empty; say what to do, such as "make the hair red"')
-    for name, value, least in (
-        ("--text-guidance", text_guidance, 1), ("--image-guidance", image_guidance, 1), ("--steps", steps, 1)
-    ):  # fmt: skip
-        if value is not None and value < least:
-            raise UserError(f"{name}: found {value:g}; expected {least} or more")
+    check_sampling(text_guidance, image_guidance, steps)
     path = Path(out or f"{Path(image).stem}-edit.png")
-    if path.suffix.lower() not in WRITABLE:
-        raise UserError(f'{path}: found the ending "{path.suffix}"; expected one of {", ".join(sorted(WRITABLE))}')
-    if not path.parent.is_dir():
-        raise UserError(f"{path.parent}: no such folder; make it first")
+    check_place(path)
     source = Picture(path=image).open()
     editor = load_editor(run, device=choose_device())
     total = steps or editor.defaults["steps"]
@@ -59,3 +53,20 @@ def edit_file(
         )[0]  # fmt: skip
     edited.save(path)
     return path
+
+
+def check_sampling(text_guidance: float | None, image_guidance: float | None, steps: int | None) -> None:
+    """Raises UserError for an option that no sampler takes; None = not given."""
+    for name, value in (("--text-guidance", text_guidance), ("--image-guidance", image_guidance), ("--steps", steps)):
+        if value is not None and not 1 <= value < math.inf:
+            raise UserError(f"{name}: found {value:g}; expected 1 or more")
+
+
+def check_place(path: Path) -> None:
+    """Raises UserError where a picture cannot be written, before any work."""
+    if path.suffix.lower() not in WRITABLE:
+        raise UserError(f'{path}: found the ending "{path.suffix}"; expected one of {", ".join(sorted(WRITABLE))}')
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder; make it first")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; expected the name of a file")

@@ -79,6 +79,7 @@ def generate(
     drawing: Drawing,
     limits: Limits = Limits(),
     decide: Callable[[int, Then, Sequence[Part]], Then] | None = None,
+    after_step: Callable[[], None] | None = None,
 ) -> Iterator[Event]:
     """Goes on until every row has stopped; events come as they happen.
 
@@ -91,6 +92,7 @@ def generate(
         drawing: how pictures are sampled.
         limits: how far.
         decide: what a row goes on with, given its number, what the network wants and its parts; None = as the network wants.
+        after_step: called after each step of a drawing.
     """
     active = list(range(len(session.parts)))
     drawn, made = dict.fromkeys(active, 0), dict.fromkeys(active, 0)
@@ -114,7 +116,7 @@ def generate(
                 yield Wrote(row, tuple(getattr(said, "ids", ())))
         if plan["image"]:
             with torch.no_grad():
-                pixels_BCHW = codec.decode(session.draw(plan["image"], latent_size, drawing))
+                pixels_BCHW = codec.decode(session.draw(plan["image"], latent_size, drawing, after_step))
                 shown = {r: look_at(x, codec, config) for r, x in zip(plan["image"], pixels_BCHW, strict=True)}
             for row, pixels_CHW in zip(plan["image"], pixels_BCHW, strict=True):
                 drawn[row] += 1

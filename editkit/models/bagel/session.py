@@ -117,7 +117,9 @@ class Session:
         self._logits_BV = pending
 
     @torch.no_grad()
-    def draw(self, rows: Sequence[int], size: tuple[int, int], drawing: Drawing) -> torch.Tensor:
+    def draw(
+        self, rows: Sequence[int], size: tuple[int, int], drawing: Drawing, after_step: Callable[[], None] | None = None
+    ) -> torch.Tensor:
         """Draws a picture in each of the rows: latents (len(rows), C, height, width). `add` shows it to them.
 
         The text branch lacks the texts behind the last picture, the image branch all pictures: what a prompt, or a plan, adds,
@@ -127,6 +129,7 @@ class Session:
             rows: that draw.
             size: height and width of the latents.
             drawing: how.
+            after_step: called after each of its steps, for those who wait.
         """
         latent = self._network.sizes.latent
         grid = size[0] // latent.patch, size[1] // latent.patch
@@ -151,6 +154,8 @@ class Session:
             if guided:
                 v[0] = guide(v[0], v[1], v[2], drawing.text_scale, image_scale_B11, drawing.renorm, drawing.renorm_min)
             x_BND = x_BND - (t - t_next) * v[0]
+            if after_step is not None:
+                after_step()
         return unpatchify(x_BND[[ordered.index(row) for row in rows]], grid, latent.patch)
 
     def _branch(self, rows: Sequence[int], keep: Callable[[Sample], list[Part]], shape: tuple[int, int, int]) -> _Branch:

@@ -1,0 +1,263 @@
+"""Drawing from words with a trained model, at once or in steps: what `editkit generate` asks of the families that can."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from editkit.data.prepare import to_image
+from editkit.data.traces import PREFIX
+from editkit.diffusion.timesteps import Timesteps
+from editkit.errors import UserError
+from editkit.models import METADATA
+from editkit.models.adapters import is_adapter
+from editkit.models.bagel.generate import SAID_SO, Drew, Limits, Stopped, Token, Wrote, generate
+from editkit.models.bagel.load import NETWORK, BagelParts
+from editkit.models.bagel.load import Options as BagelOptions
+from editkit.models.bagel.load import load as load_bagel
+from editkit.models.bagel.parts import Text
+from editkit.models.bagel.released import is_released
+from editkit.models.bagel.session import Drawing, Session, Writing
+from editkit.models.bagel.tokenizer import decode, encode
+from editkit.models.locate import locate_trained
+from editkit.models.stable_diffusion.forward import sample_latents
+from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
+from editkit.recipe.load import load_recipe
+
+PLANS, EDITS = "plan_refine", "instruct_edit"  # the method whose runs plan, and the one whose runs edit
+DRAWING = ("text_to_image", "unified", PLANS)
+EXPECTED = "expected a model that draws, such as lab:tiny-sd or a run of recipes/lab/tiny_bagel.toml"
+SEED_STEP = 1_000_003  # as previews count: the picture is that of a first prompt under evaluate.seed
+Tick = Callable[[], None]  # called after each sampling step
+
+
+@dataclass(frozen=True, slots=True)
+class Letters:
+    """What was written since the last ones; what may still become another letter is held back."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A text came to its end, with all its letters."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A picture came to its end."""
+
+    picture: Image.Image
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing more comes.
+
+    Attributes:
+        why: in words.
+        by_itself: whether the model said so.
+    """
+
+    why: str
+    by_itself: bool
+
+
+Step = Letters | Said | Drawn | Ended
+
+
+class Generator(Protocol):
+    """A model that draws.
+
+    Attributes:
+        defaults: "steps", "text_guidance", of a planner "image_guidance", and "resolution" in px.
+    """
+
+    defaults: dict[str, Any]
+
+    def draw(self, prompt: str, *, text_guidance: float, steps: int, seed: int, after_step: Tick | None = None) -> Image.Image:
+        """An RGB picture of the model's resolution."""
+        ...
+
+
+class StableDiffusionGenerator:
+    """Draws as the stock text-to-image pipeline does."""
+
+    def __init__(self, parts: StableDiffusion, resolution: int, steps: int = 20, text_guidance: float = 7.5) -> None:
+        self._parts = parts
+        self.defaults: dict[str, Any] = {"steps": steps, "text_guidance": text_guidance, "resolution": resolution}
+
+    @torch.no_grad()
+    def draw(self, prompt: str, *, text_guidance: float, steps: int, seed: int, after_step: Tick | None = None) -> Image.Image:
+        """See `Generator.draw`."""
+        from diffusers import StableDiffusionPipeline  # slow, and the other family does not need it
+
+        def tick(_: Any, __: int, ___: Any, kept: dict[str, Any]) -> dict[str, Any]:
+            if after_step is not None:
+                after_step()
+            return kept
+
+        pipeline = self._parts.pipeline(StableDiffusionPipeline)
+        pipeline.set_progress_bar_config(disable=True)
+        side = self.defaults["resolution"]
+        made = pipeline(
+            [prompt], num_inference_steps=steps, guidance_scale=text_guidance, output_type="pt", height=side, width=side,
+            latents=sample_latents(self._parts, 1, side, seed), callback_on_step_end=tick,
+        ).images  # fmt: skip
+        return to_image(made[0] * 2 - 1)
+
+
+class BagelGenerator:
+    """Draws at once, or writes, draws and looks in steps as the network decides.
+
+    Args:
+        parts: on their device, in evaluation mode.
+        resolution: of the pictures, px.
+        drawing: how, unless a call says otherwise.
+        writing: how texts are sampled.
+        limits: how far it may go.
+    """
+
+    def __init__(self, parts: BagelParts, resolution: int, drawing: Drawing, writing: Writing, limits: Limits) -> None:
+        self._parts, self._drawing, self._writing, self._limits = parts, drawing, writing, limits
+        guidance = {"text_guidance": drawing.text_scale, "image_guidance": drawing.image_scale}
+        self.defaults: dict[str, Any] = {"steps": drawing.steps, **guidance, "resolution": resolution}
+
+    @torch.no_grad()
+    def draw(self, prompt: str, *, text_guidance: float, steps: int, seed: int, after_step: Tick | None = None) -> Image.Image:
+        """See `Generator.draw`."""
+        parts = self._parts
+        side = self.defaults["resolution"] // parts.sizes.latent.px
+        how = replace(self._drawing, steps=steps, text_scale=text_guidance)
+        latents_BCHW = self._begin(prompt, seed).draw([0], (side, side), how, after_step)
+        return to_image(parts.codec.decode(latents_BCHW)[0])
+
+    @torch.no_grad()
+    def steps(
+        self, prompt: str, *, text_guidance: float, image_guidance: float, steps: int, seed: int, after_step: Tick | None = None
+    ) -> Iterator[Step]:
+        """Plans, sketches and verdicts as they come; the last one is `Ended`.
+
+        Args:
+            prompt: what is to be drawn.
+            text_guidance: how strongly the plan counts; 1 = not beyond the prediction itself.
+            image_guidance: how strongly the pictures before count.
+            steps: sampling steps of a picture.
+            seed: of all random numbers.
+            after_step: called after each sampling step.
+        """
+        parts, side = self._parts, self.defaults["resolution"]
+        how = replace(self._drawing, steps=steps, text_scale=text_guidance, image_scale=image_guidance)
+        session = self._begin(PREFIX + prompt, seed)
+        ids: list[int] = []
+        shown = 0
+        for event in generate(
+            session, parts.codec, parts.sizes, (side, side), self._writing, how, self._limits, after_step=after_step
+        ):
+            if isinstance(event, Token):
+                ids.append(event.id)
+                # A letter of several bytes is no letter until its last token is there.
+                text = decode(parts.tokenizer, ids).rstrip("\N{REPLACEMENT CHARACTER}")
+                if len(text) > shown:
+                    yield Letters(text[shown:])
+                    shown = len(text)
+            elif isinstance(event, Wrote):
+                ids, shown = [], 0
+                yield Said(decode(parts.tokenizer, event.ids))
+            elif isinstance(event, Drew):
+                yield Drawn(to_image(event.pixels_CHW))
+            elif isinstance(event, Stopped):
+                yield Ended(event.why, event.why == SAID_SO)
+
+    def _begin(self, text: str, seed: int) -> Session:
+        parts = self._parts
+        return Session(parts.network, parts.tokens, [[Text(encode(parts.tokenizer, text))]], [seed * SEED_STEP])
+
+
+def load_generator(run: str, *, device: torch.device | None = None) -> Generator:
+    """Loads a model that draws.
+
+    Args:
+        run: a run, "latest", "lab:NAME", a folder in the stock layout, or a Hub id.
+        device: where it computes; None = the CPU.
+
+    Raises:
+        UserError: there is none, or it does something else.
+    """
+    folder, facts = _find(run)
+    if _is_bagel(folder):
+        return _bagel(folder, facts, device)
+    if not (folder / "model_index.json").is_file():
+        raise UserError(f"{run}: found neither a Stable Diffusion nor a BAGEL in {folder}; {EXPECTED}")
+    parts = load(str(folder), Options())
+    if parts.unet.config["in_channels"] != parts.latent_channels:
+        raise _edits(run)
+    for module in parts.modules.values():
+        module.to(device or "cpu").eval()
+    resolution = _resolution(facts) or parts.unet.config["sample_size"] * parts.vae_scale
+    stated = {k: v for k, v in facts.get("sampling", {}).items() if k in ("steps", "text_guidance")}
+    return StableDiffusionGenerator(parts, resolution, **stated)
+
+
+def load_planner(run: str, *, device: torch.device | None = None) -> BagelGenerator:
+    """Loads a model that draws in steps; see `load_generator`.
+
+    Raises:
+        UserError: there is none, or it was not trained to.
+    """
+    folder, facts = _find(run)
+    method = facts.get("method")
+    if method != PLANS or not _is_bagel(folder):
+        found = f'a model that was trained by "{method}"' if method else f"no {METADATA} that says it was trained to plan"
+        raise UserError(f"{run}: found {found}; --plan needs a run of recipes/plan_refine.toml; leave it out to draw at once")
+    return _bagel(folder, facts, device)
+
+
+def _find(run: str) -> tuple[Path, dict[str, Any]]:
+    """The folder of the weights, and what is stated beside them."""
+    folder = locate_trained(run, ("model", "adapter"))
+    facts = json.loads((folder / METADATA).read_text(encoding="utf-8")) if (folder / METADATA).is_file() else {}
+    method = facts.get("method", "")
+    if method == EDITS or (not method and is_adapter(folder)):
+        raise _edits(run)
+    if method and method not in DRAWING:
+        raise UserError(f'{run}: found a model that was trained by "{method}", which draws nothing; {EXPECTED}')
+    return folder, facts
+
+
+def _edits(run: str) -> UserError:
+    return UserError(f'{run}: found an editor, which needs a picture; use editkit edit IMAGE "instruction" --run {run}')
+
+
+def _is_bagel(folder: Path) -> bool:
+    return (folder / NETWORK / "config.json").is_file() or is_released(folder)
+
+
+def _resolution(facts: Mapping[str, Any]) -> int:
+    return facts.get("prepare", {}).get("resolution", 0)
+
+
+def _bagel(folder: Path, facts: Mapping[str, Any], device: torch.device | None) -> BagelGenerator:
+    """With the guidance that is stated beside the weights, and what the method's recipe says of times and limits."""
+    parts = load_bagel(str(folder), BagelOptions())
+    for module in parts.modules.values():
+        module.to(device or "cpu").eval()
+    latent, stated = parts.sizes.latent, facts.get("sampling", {})
+    names = {"steps": "steps", "text_guidance": "text_scale", "image_guidance": "image_scale"}
+    drawing = replace(Drawing(), **{names[k]: v for k, v in stated.items() if k in names})
+    writing, limits = Writing(), Limits()
+    path = next((p for p in (folder / "recipe.toml", folder.parent / "recipe.toml") if p.is_file()), None)
+    if path is not None:
+        options = load_recipe(path)[0].method.options
+        drawing = replace(drawing, shift=Timesteps.model_validate(options.get("timesteps", {})).shift)
+        writing = replace(writing, max_tokens=options.get("max_text", writing.max_tokens))
+        limits = replace(limits, images=options.get("max_pictures", limits.images))
+    return BagelGenerator(parts, _resolution(facts) or latent.px * latent.patch * latent.side, drawing, writing, limits)
