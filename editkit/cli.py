@@ -17,6 +17,7 @@ app = App(
     name="editkit",
     help="From pictures to an image-editing model that works: build, check, train, judge, try, publish.",
     version=editkit.__version__,
+    suppress_keyboard_interrupt=False,  # `main` says that it stopped
 )
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON for machines.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -32,22 +33,19 @@ from editkit.models.bagel.load import load as load_bagel
 from editkit.models.bagel.session import Session
 from editkit.recipe.load import dump
 from editkit.recipe.schema import Evaluate, Method
-from editkit.train.run import train
-from tests.methods.test_interleaved_runs import RECIPE
 from tests.methods.test_plan_refine import MENDED
 from tests.methods.test_unified import recipe
-from tests.recipes.test_lab_recipes import SCENES
 from tests.tiny import encoded, picture, tiny_bagel_parts
 
 SAMPLING = {"steps": 2, "text_guidance": 2.0, "image_guidance": 1.5}
 TIMES = {"timesteps": {"name": "logit_normal", "shift": 2.0}}
 
 
-def run_of(folder: Path, method: str, parts: BagelParts) -> Path:
+def run_of(folder: Path, method: str, parts: BagelParts, **options: object) -> Path:
     """A run as training leaves it."""
     evaluate = Evaluate(judge="", seed=5, batch_size=1, **SAMPLING)
     parts.save(folder / "model")
-    (folder / "recipe.toml").write_text(dump(recipe(method=Method(name=method, **TIMES), evaluate=evaluate)))
+    (folder / "recipe.toml").write_text(dump(recipe(method=Method(name=method, **TIMES, **options), evaluate=evaluate)))
     (folder / "run.json").write_text(json.dumps({"method": method, "started": "2026"}))
     facts = {"name": "small", "method": method, "prepare": {"resolution": 32, "crop": "center"}, "sampling": SAMPLING}
     (folder / "model" / METADATA).write_text(json.dumps(facts))
@@ -184,14 +182,10 @@ def test_a_terminal_gets_texts_letter_by_letter(by_heart: Path, workplace: Path,
     assert "".join(pieces) == lines[0]
 
 
-def test_a_trained_run_whose_words_cannot_be_read_is_saved_as_it_wrote(
-    workplace: Path, tiny_bagel: Path, capsys: pytest.CaptureFixture
-) -> None:
-    (workplace / "plan_traces.toml").write_text(SCENES.format(name="plan_traces", kind="plan_traces", builder="plan_refine"))
-    (workplace / "recipe.toml").write_text(RECIPE.format(method="plan_refine", base=tiny_bagel, data="plan_traces", mix=""))
-    train("recipe.toml", ["train.steps=1", "optim.lr=1e-9", "method.max_text=6", "method.max_pictures=2"])
-    capsys.readouterr()
-    assert generate("a red star", "--plan", "-o", "out") == 0
+def test_what_cannot_be_read_is_saved_as_it_was_written(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    parts = tiny_bagel_parts(seed=6)  # which draws and writes by turns
+    run = run_of(workplace / "run", "plan_refine", parts, max_text=6, max_pictures=2)
+    assert generate("a red star", "--run", str(run), "--plan", "-o", "out") == 0
     shown = capsys.readouterr().out
     found = json.loads(Path("out/generated.json").read_text())
     texts = [event for event in found["events"] if event["kind"] == "text"]
@@ -256,6 +250,17 @@ def test_ctrl_c_saves_what_is_whole_and_says_so(
     assert len(trace.steps) == 1
     assert trace.final is None
     assert json.loads(trace.provenance)["stopped"] == "stopped by hand"
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half(by_heart: Path, workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limits[1]))  # bytes of a file: enough for a sketch
+    try:
+        assert generate(LEARNED.prompt, "--run", str(by_heart), "--plan", "-o", "star") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert capsys.readouterr().err == "editkit: star: cannot be written (File too large)\n"
+    assert files(Path("star")) == {"traces.jsonl", "picture.png", "images/star-01.png", "images/star-02.png"}
 
 
 def test_ctrl_c_before_anything_is_whole_leaves_nothing(

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from editkit.cli import main
 from editkit.methods import method_class
+from editkit.models.generator import DRAWING, PLANS
 from editkit.models.locate import LAB
 from editkit.recipe.load import load_recipe
 from editkit.train.run import train
@@ -58,6 +60,12 @@ def settings(path: Path, tiny: Mapping[str, Path]) -> list[str]:
     return chosen
 
 
+def generated(run: Path, *arguments: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(["generate", "a red star", "--run", str(run), *arguments])
+    return left.value.code
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_three_steps_of_every_lab_recipe(
     path: Path, workplace: Path, tiny_sd: Path, tiny_bagel: Path, monkeypatch: pytest.MonkeyPatch
@@ -78,6 +86,12 @@ def test_three_steps_of_every_lab_recipe(
     result = json.loads((run / "evaluation" / "scores.json").read_text())
     assert result["scores"]["n"] == 4
     assert (run / "report.html").stat().st_size > 10_000
+    if facts["method"] in DRAWING:
+        assert generated(run, "-o", "star.png") == 0
+        assert Path("star.png").is_file()
+    if facts["method"] == PLANS:
+        assert generated(run, "--plan", "-o", "star") in (0, 1)  # a network that knows nothing may stop before it draws
+        assert Path("star/generated.json").is_file()
     if facts["method"] == "instruct_edit":
         idle = result["baselines"]["do_nothing"]
         if "psnr" in idle:
