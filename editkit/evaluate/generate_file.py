@@ -16,6 +16,7 @@ from editkit.evaluate.plan_folder import PlanFolder, save_picture
 from editkit.models.generator import BagelGenerator, Drawn, Ended, Letters, Said, load_generator, load_planner
 from editkit.models.precision import choose_device
 from editkit.progress import Bar, progress
+from editkit.runs import find_run
 
 MAX_SEED = 2**31 - 1
 NAME_LENGTH = 40  # characters of the prompt in a file's name
@@ -59,6 +60,8 @@ def generate_file(
     if image_guidance is not None and not plan:
         raise UserError("--image-guidance: found it without --plan, where there is no picture before; leave one out or add one")
     path = _place(prompt, out, plan)
+    if run == "latest":
+        run = str(find_run(run))  # what is saved says which
     device = choose_device()
     model = load_planner(run, device=device) if plan else load_generator(run, device=device)
     given = {"steps": steps, "text_guidance": text_guidance} | ({"image_guidance": image_guidance} if plan else {})

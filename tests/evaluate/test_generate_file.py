@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import signal
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from editkit.models.bagel.load import BagelParts
 from editkit.models.bagel.load import Options as BagelOptions
 from editkit.models.bagel.load import load as load_bagel
 from editkit.models.bagel.session import Session
+from editkit.models.bagel.tokenizer import encode
 from editkit.recipe.load import dump
 from editkit.recipe.schema import Evaluate, Method
 from tests.methods.test_plan_refine import MENDED
@@ -190,6 +192,7 @@ def test_what_cannot_be_read_is_saved_as_it_was_written(workplace: Path, capsys:
     found = json.loads(Path("out/generated.json").read_text())
     texts = [event for event in found["events"] if event["kind"] == "text"]
     assert texts
+    assert all(len(encode(parts.tokenizer, event["text"])) <= 6 for event in texts)
     assert all(event["text"] and event["unread"] for event in texts)
     assert shown.count("(kept as it is; it cannot be read: ") == len(texts)
     assert "not all is a trace" in shown
@@ -226,6 +229,14 @@ def test_the_longest_beginning_that_is_a_trace_is_one(parts: list, read: int, wh
     assert trace is None or (trace.final is not None) == finished
 
 
+@pytest.fixture
+def ctrl_c() -> Generator[None, None, None]:
+    """Python's own handler: in the background of a shell the signal is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt(at_drawing: int, monkeypatch: pytest.MonkeyPatch) -> None:
     draw, calls = Session.draw, itertools.count(1)
 
@@ -237,6 +248,7 @@ def interrupt(at_drawing: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "draw", interrupted)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_saves_what_is_whole_and_says_so(
     by_heart: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -263,6 +275,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half(by_heart: Path, workplace: P
     assert files(Path("star")) == {"traces.jsonl", "picture.png", "images/star-01.png", "images/star-02.png"}
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_before_anything_is_whole_leaves_nothing(
     by_heart: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
