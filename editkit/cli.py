@@ -131,7 +131,7 @@ def generate(
 
     Leaves with 1 when the model stopped before it drew a picture.
 
-    Example: editkit generate "a portrait of a woman with red hair" --run lab:tiny-sd -o red.png
+    Example: editkit generate "a flat portrait with a red bun and sunglasses" --run lab:tiny-sd
     Example: editkit generate "a red star left of a blue cup" --plan --run latest
     """
     with quick_imports():

@@ -32,7 +32,6 @@ from editkit.models.bagel.load import BagelParts
 from editkit.models.bagel.load import Options as BagelOptions
 from editkit.models.bagel.load import load as load_bagel
 from editkit.models.bagel.session import Session
-from editkit.models.bagel.tokenizer import encode
 from editkit.recipe.load import dump
 from editkit.recipe.schema import Evaluate, Method
 from tests.methods.test_plan_refine import MENDED
@@ -192,7 +191,10 @@ def test_what_cannot_be_read_is_saved_as_it_was_written(workplace: Path, capsys:
     found = json.loads(Path("out/generated.json").read_text())
     texts = [event for event in found["events"] if event["kind"] == "text"]
     assert texts
-    assert all(len(encode(parts.tokenizer, event["text"])) <= 6 for event in texts)
+    options = PlanRefine.Options(**TIMES, max_text=6, max_pictures=2)
+    method = PlanRefine(recipe(evaluate=Evaluate(judge="", **SAMPLING)), options, parts)
+    previewed = method.trajectories(["a red star"])[0].parts
+    assert [event["text"] for event in texts] == [part for part in previewed if isinstance(part, str)]
     assert all(event["text"] and event["unread"] for event in texts)
     assert shown.count("(kept as it is; it cannot be read: ") == len(texts)
     assert "not all is a trace" in shown
