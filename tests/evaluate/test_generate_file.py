@@ -23,6 +23,7 @@ from editkit.data.pictures import Picture
 from editkit.data.prepare import PrepareParams, prepare
 from editkit.data.trace_files import read_traces
 from editkit.data.traces import PlanTrace, plan_text
+from editkit.evaluate.generate_file import print_generated
 from editkit.evaluate.plan_folder import readable_trace
 from editkit.methods.plan_refine import PlanRefine
 from editkit.methods.protocol import collate
@@ -203,6 +204,12 @@ def test_what_cannot_be_read_is_saved_as_it_was_written(workplace: Path, capsys:
     pictures = [event["image"] for event in found["events"] if "image" in event]
     assert len(set(pictures)) == 2
     assert files(Path("out")) == WHOLE - {"traces.jsonl"} | set(pictures)
+
+
+def test_what_a_model_wrote_gives_a_terminal_no_commands(capsys: pytest.CaptureFixture) -> None:
+    made = {"folder": "out", "picture": None, "filmstrip": "filmstrip.png", "traces": None, "stopped": "said so"}
+    print_generated(made | {"unread": "found \x1b[2J\r\u202e"})
+    assert capsys.readouterr().out.startswith("not all is a trace (found \ufffd[2J\ufffd\ufffd); ")
 
 
 PLAN, SKETCH, RIGHT = "<ins>draw a star</ins><des>a star</des>", Picture(data=encoded(picture("red"))), "The image is correct."
