@@ -28,6 +28,7 @@ from editkit.build.teachers.protocol import key_of
 from editkit.build.trace_stages import DRAFTS, DRAWN, ReadBack, step_to_json, things_of
 from editkit.data.pictures import Picture, png_bytes
 from editkit.data.spec import DataSpec
+from editkit.data.trace_files import IMAGES
 from editkit.errors import UserError
 from editkit.lab.scene_art import CREDITS
 from editkit.lab.scene_traces import CELLS, CONTEXT, INSPECTED, TEXT_RIGHT, TEXT_WRONG, Draft, RouteOptions, draw_trace
@@ -159,7 +160,7 @@ class SketchScenes:
             if things is not None:
                 data = png_bytes(render(Scene(things, scene["ground"]), self.size))
             elif step["picture"]:
-                data = Picture(path=Path(self.folder, "images", step["picture"])).read_bytes()
+                data = Picture(path=Path(self.folder, IMAGES, step["picture"])).read_bytes()
             said = {name: step[name] for name in ("ins", "des", "inspection", "need_loss")}
             drawn.append({**said, "image": image(data) if data is not None else None})
         return {**row, "steps": drawn, "shown": json.dumps([step["things"] for step in steps]), DROPPED: ""}

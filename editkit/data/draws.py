@@ -47,3 +47,13 @@ class Draws:
     def integers(self, high: int) -> torch.Tensor:
         """One whole number in [0, high) an example, int64, on the CPU."""
         return torch.tensor([int(s.integers(high)) for s in self._streams])
+
+
+def picture_seed(seed: int, number: int) -> int:
+    """The seed of one picture of a series, so that it does not depend on how the series is cut into batches.
+
+    Args:
+        seed: of the whole series.
+        number: of the picture in it, from 0.
+    """
+    return seed * 1_000_003 + number

@@ -1,4 +1,4 @@
-"""What the methods that train a BAGEL share: pictures as parts of a sequence, and the loss of sequences of text and pictures.
+"""What the methods that train a BAGEL share: pictures as parts of a sequence, the loss of sequences, what they are to the loop.
 
 L = ce_weight * cross-entropy + mse_weight * squared error of the velocity (section 2.3 of arXiv:2505.14683), each as the mean
 over the tokens of an example that have it, then over the examples: so a step does not depend on how it is cut into batches and
@@ -7,19 +7,26 @@ processes. The released trainer takes means over all tokens of all processes, wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from editkit.data.buckets import make_buckets
-from editkit.data.draws import Draws
-from editkit.data.prepare import to_network
+from editkit.data.cache import Store
+from editkit.data.draws import Draws, picture_seed
+from editkit.data.examples import Dataset
+from editkit.data.pictures import Picture
+from editkit.data.prepare import PrepareParams, prepare, to_network
 from editkit.diffusion.timesteps import Timesteps, draw_timesteps
 from editkit.errors import UserError
-from editkit.methods.protocol import Loss
+from editkit.evaluate.benches.scene_bench import load_scene_judge
+from editkit.methods.protocol import Batch, Loss, collate
 from editkit.models.bagel.codec import vit_view
 from editkit.models.bagel.load import BagelParts
 from editkit.models.bagel.loss import CE_WEIGHT, MSE_WEIGHT, SampleLosses, sample_losses
@@ -36,9 +43,11 @@ from editkit.models.bagel.parts import (
     fill_rows,
     one_per_row,
 )
-from editkit.models.bagel.session import Drawing
+from editkit.models.bagel.session import Drawing, Session
 from editkit.models.bagel.tokenizer import encode
 from editkit.recipe.schema import Evaluate, Fraction, NonNegativeInt, Recipe, Section
+
+T = TypeVar("T")
 
 KEPT_TEXTS = 200_000  # whose tokens are remembered: the lab's data sets have about as many
 
@@ -187,6 +196,88 @@ class Interleaved:
         rows = fill_rows(samples, parts.sizes, row_tokens) if row_tokens else one_per_row(samples)
         packed = pack(rows, parts.tokens, parts.sizes).to(parts.network.embed_tokens.weight.device)
         return sample_losses(parts.network(packed), packed)
+
+
+class WholeBagel(ABC):
+    """A method that trains the whole network; the autoencoder, where there is one, stays frozen.
+
+    What is left to each: its examples, their sequences, and what is to be seen of them.
+    """
+
+    def __init__(self, recipe: Recipe, options: InterleavedOptions, parts: BagelParts) -> None:
+        self._recipe, self._parts = recipe, parts
+        self._learner = Interleaved(recipe, options, parts)
+        self._params = PrepareParams(recipe.data.resolution, recipe.data.crop)
+        self._detector = load_scene_judge(recipe.evaluate.judge)
+
+    @property
+    def trainable(self) -> nn.Module:
+        return self._parts.network
+
+    @property
+    def frozen_encoders(self) -> dict[str, nn.Module]:
+        return {}
+
+    @property
+    def resting(self) -> list[nn.Module]:
+        return []
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self._parts.network.parameters())}]
+
+    @abstractmethod
+    def pictures_of(self, example: Any) -> Sequence[Picture]: ...
+
+    @abstractmethod
+    def texts_of(self, example: Any) -> tuple[str, ...]: ...
+
+    @abstractmethod
+    def targets_of(self, example: Any) -> Mapping[str, Any]: ...
+
+    @abstractmethod
+    def samples(self, batch: Batch, draws: Draws) -> list[Sample]:
+        """The sequence of each example of a batch."""
+
+    def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
+        return {"pictures": pixels_BNCHW}
+
+    def cache_texts(self, texts: Iterable[str], store: Store) -> None:
+        return
+
+    def loss(self, batch: Batch, draws: Draws) -> Loss:
+        return self._learner.loss(self.samples(batch, draws), draws)
+
+    def unseen(self, examples: Sequence[Any], positions: Sequence[int]) -> list[Sample]:
+        """The sequences of examples of a test set, with as many pictures each, at the same noise in every preview.
+
+        Args:
+            examples: of the data set.
+            positions: their numbers in it.
+        """
+        opened = [prepare([p.open() for p in self.pictures_of(e)], self._params) for e in examples]
+        device = self._parts.network.embed_tokens.weight.device
+        batch = self.encode(torch.stack(opened).to(device)) | {"text": [self.texts_of(e)[0] for e in examples]}
+        batch |= collate([self.targets_of(e) for e in examples])
+        return self.samples(batch, Draws(self._recipe.evaluate.seed, positions))
+
+    def sessions(self, prompts: Sequence[str]) -> Iterator[Session]:
+        """What begins with each prompt, as many at once as an evaluation has in a batch, each under a seed of its own."""
+        options = self._recipe.evaluate
+        for start, chunk in chunks(prompts, options.batch_size):
+            seeds = [picture_seed(options.seed, start + i) for i in range(len(chunk))]
+            yield Session(self._parts.network, self._parts.tokens, [[self._learner.text(p)] for p in chunk], seeds)
+
+    def finish(self, dataset: Dataset[Any]) -> None:
+        return
+
+    def export(self, folder: Path) -> Path:
+        self._parts.save(folder / "model")
+        return folder / "model"
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[tuple[int, Sequence[T]]]:
+    """(number of the first, items) of parts of up to `size`."""
+    return ((start, items[start : start + size]) for start in range(0, len(items), size))
 
 
 def _totals(found: SampleLosses) -> list[tuple[str, torch.Tensor, torch.Tensor]]:

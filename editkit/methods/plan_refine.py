@@ -14,37 +14,34 @@ A step whose `need_loss` is false is context. So a faulty draft is seen and neve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from editkit.data.cache import Store
 from editkit.data.draws import Draws
 from editkit.data.examples import Dataset
 from editkit.data.pictures import Picture
-from editkit.data.prepare import PrepareParams, prepare
 from editkit.data.traces import PREFIX, PlanStep, PlanTrace, inspection_text, plan_text
-from editkit.evaluate.benches.scene_bench import bench_prompts, load_scene_judge, score_scenes
+from editkit.evaluate.benches.scene_bench import bench_prompts, score_scenes
 from editkit.evaluate.filmstrips import filmstrips
 from editkit.evaluate.trajectories import Trajectory, frames_of, score_trajectories
-from editkit.methods.interleaved import Interleaved, InterleavedOptions, Pictures, drawing
-from editkit.methods.protocol import Batch, Loss, collate
+from editkit.methods.interleaved import InterleavedOptions, Pictures, WholeBagel, chunks, drawing
+from editkit.methods.protocol import Batch
 from editkit.models.bagel.generate import SAID_SO, Drew, Limits, Stopped, Wrote, generate
 from editkit.models.bagel.load import BagelParts
 from editkit.models.bagel.parts import Gap, NoisedImage, Part, Sample, Text, Then
-from editkit.models.bagel.session import Session, Writing
+from editkit.models.bagel.session import Writing
 from editkit.models.bagel.tokenizer import decode
 from editkit.recipe.schema import NonNegativeInt, PositiveInt, Recipe
 
 PREVIEWED = 6  # strips of a sheet
 
 
-class PlanRefine:
-    """Trains the whole network; the autoencoder, where there is one, stays frozen."""
+class PlanRefine(WholeBagel):
+    """Every trace as one sequence."""
 
     class Options(InterleavedOptions):
         """The further keys of `[method]`."""
@@ -61,25 +58,8 @@ class PlanRefine:
     kind = "plan_traces"
 
     def __init__(self, recipe: Recipe, options: Options, parts: BagelParts) -> None:
-        self._recipe, self._options, self._parts = recipe, options, parts
-        self._learner = Interleaved(recipe, options, parts)
-        self._params = PrepareParams(recipe.data.resolution, recipe.data.crop)
-        self._detector = load_scene_judge(recipe.evaluate.judge)
-
-    @property
-    def trainable(self) -> nn.Module:
-        return self._parts.network
-
-    @property
-    def frozen_encoders(self) -> dict[str, nn.Module]:
-        return {}
-
-    @property
-    def resting(self) -> list[nn.Module]:
-        return []
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self._parts.network.parameters())}]
+        super().__init__(recipe, options, parts)
+        self._options = options
 
     def pictures_of(self, example: PlanTrace) -> Sequence[Picture]:
         return [step.sketch for step in example.steps if step.sketch is not None]
@@ -89,15 +69,6 @@ class PlanRefine:
 
     def targets_of(self, example: PlanTrace) -> Mapping[str, Any]:
         return {"trace": example}
-
-    def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
-        return {"pictures": pixels_BNCHW}
-
-    def cache_texts(self, texts: Iterable[str], store: Store) -> None:
-        return
-
-    def loss(self, batch: Batch, draws: Draws) -> Loss:
-        return self._learner.loss(self.samples(batch, draws), draws)
 
     def samples(self, batch: Batch, draws: Draws) -> list[Sample]:
         """The sequence of each trace."""
@@ -171,17 +142,12 @@ class PlanRefine:
     @torch.no_grad()
     def trajectories(self, prompts: Sequence[str]) -> list[Trajectory]:
         """What the network writes and draws for each prompt, going on as it decides, with the recipe's guidance."""
-        options, parts = self._recipe.evaluate, self._parts
-        side = self._recipe.data.resolution
-        how, limits = drawing(options, self._options.timesteps.shift), Limits(images=self._options.max_pictures)
+        parts, side = self._parts, self._recipe.data.resolution
+        how = drawing(self._recipe.evaluate, self._options.timesteps.shift)
+        writing, limits = Writing(max_tokens=self._options.max_text), Limits(images=self._options.max_pictures)
         made: list[Trajectory] = []
-        for start in range(0, len(prompts), options.batch_size):
-            chunk = prompts[start : start + options.batch_size]
-            seeds = [options.seed * 1_000_003 + start + i for i in range(len(chunk))]
-            begun = [[self._learner.text(PREFIX + prompt)] for prompt in chunk]
-            session = Session(parts.network, parts.tokens, begun, seeds)
-            those = [Trajectory() for _ in chunk]
-            writing = Writing(max_tokens=self._options.max_text)
+        for session in self.sessions([PREFIX + prompt for prompt in prompts]):
+            those = [Trajectory() for _ in session.parts]
             for event in generate(session, parts.codec, parts.sizes, (side, side), writing, how, limits):
                 if isinstance(event, Wrote):
                     those[event.row].add_text(decode(parts.tokenizer, event.ids))
@@ -198,21 +164,8 @@ class PlanRefine:
         for i, trace in enumerate(traces):
             by_count.setdefault(len(self.pictures_of(trace)), []).append(i)
         size = self._recipe.evaluate.batch_size
-        chunks = [some[start : start + size] for some in by_count.values() for start in range(0, len(some), size)]
-        return self._learner.score(self._unseen([traces[i] for i in chunk], chunk) for chunk in chunks)
-
-    def _unseen(self, traces: Sequence[PlanTrace], positions: Sequence[int]) -> list[Sample]:
-        opened = [prepare([p.open() for p in self.pictures_of(t)], self._params) for t in traces]
-        device = self._parts.network.embed_tokens.weight.device
-        batch = self.encode(torch.stack(opened).to(device)) | collate([self.targets_of(t) for t in traces])
-        return self.samples(batch, Draws(self._recipe.evaluate.seed, positions))
-
-    def finish(self, dataset: Dataset[PlanTrace]) -> None:
-        return
-
-    def export(self, folder: Path) -> Path:
-        self._parts.save(folder / "model")
-        return folder / "model"
+        together = [some for numbers in by_count.values() for _, some in chunks(numbers, size)]
+        return self._learner.score(self.unseen([traces[i] for i in some], some) for some in together)
 
 
 def droppable_conditions(parts: Sequence[Part]) -> Sample:

@@ -14,7 +14,7 @@ its pictures; pictures without such facts are drawn and described alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -23,20 +23,18 @@ from typing import Annotated, Any
 import torch
 from PIL import Image
 from pydantic import Field, model_validator
-from torch import nn
 
-from editkit.data.cache import Store
 from editkit.data.draws import Draws
 from editkit.data.examples import CaptionedImage, Dataset, EditPair, Example
 from editkit.data.pictures import Picture
-from editkit.data.prepare import PrepareParams, prepare, to_image, to_network
-from editkit.evaluate.benches.scene_bench import bench_prompts, load_scene_judge, score_scenes
+from editkit.data.prepare import prepare, to_image, to_network
+from editkit.evaluate.benches.scene_bench import bench_prompts, score_scenes
 from editkit.evaluate.captions import count_true_captions
 from editkit.evaluate.pictures import pair_sheet
 from editkit.lab.scene_questions import Graph, ask_about, ask_whether_it_fits
 from editkit.lab.scene_texts import world_texts
-from editkit.methods.interleaved import Interleaved, InterleavedOptions, Pictures, drawing
-from editkit.methods.protocol import Batch, Loss, collate
+from editkit.methods.interleaved import InterleavedOptions, Pictures, WholeBagel, chunks, drawing
+from editkit.methods.protocol import Batch
 from editkit.models.bagel.codec import vit_view
 from editkit.models.bagel.load import BagelParts
 from editkit.models.bagel.parts import Part, Sample, SeenImage
@@ -88,8 +86,8 @@ class Known:
     asked: dict[str, Any]
 
 
-class Unified:
-    """Trains the whole network; the autoencoder, where there is one, stays frozen."""
+class Unified(WholeBagel):
+    """Four lessons of captioned pictures, and edits where they are mixed in."""
 
     class Options(InterleavedOptions):
         """The further keys of `[method]`."""
@@ -100,25 +98,8 @@ class Unified:
     mixes = ("edit_pairs",)
 
     def __init__(self, recipe: Recipe, options: Options, parts: BagelParts) -> None:
-        self._recipe, self._options, self._parts = recipe, options, parts
-        self._learner = Interleaved(recipe, options, parts)
-        self._params = PrepareParams(recipe.data.resolution, recipe.data.crop)
-        self._detector = load_scene_judge(recipe.evaluate.judge)
-
-    @property
-    def trainable(self) -> nn.Module:
-        return self._parts.network
-
-    @property
-    def frozen_encoders(self) -> dict[str, nn.Module]:
-        return {}
-
-    @property
-    def resting(self) -> list[nn.Module]:
-        return []
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self._parts.network.parameters())}]
+        super().__init__(recipe, options, parts)
+        self._options = options
 
     @staticmethod
     def further_texts() -> Iterator[str]:
@@ -133,15 +114,6 @@ class Unified:
 
     def targets_of(self, example: Example) -> Mapping[str, Any]:
         return {"known": _known(example) if isinstance(example, CaptionedImage) else None}
-
-    def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
-        return {"pictures": pixels_BNCHW}
-
-    def cache_texts(self, texts: Iterable[str], store: Store) -> None:
-        return
-
-    def loss(self, batch: Batch, draws: Draws) -> Loss:
-        return self._learner.loss(self.samples(batch, draws), draws)
 
     def samples(self, batch: Batch, draws: Draws) -> list[Sample]:
         """The sequence of each example, in a lesson drawn for it."""
@@ -203,15 +175,11 @@ class Unified:
     @torch.no_grad()
     def draw(self, prompts: Sequence[str]) -> list[Image.Image]:
         """A picture for each prompt, with the recipe's guidance."""
-        options, sizes = self._recipe.evaluate, self._parts.sizes
-        side = self._recipe.data.resolution // sizes.latent.px
+        side = self._recipe.data.resolution // self._parts.sizes.latent.px
+        how = drawing(self._recipe.evaluate, self._options.timesteps.shift)
         made: list[Image.Image] = []
-        for start, chunk in _chunks(prompts, options.batch_size):
-            seeds = [options.seed * 1_000_003 + start + i for i in range(len(chunk))]
-            samples = [[self._learner.text(prompt)] for prompt in chunk]
-            session = Session(self._parts.network, self._parts.tokens, samples, seeds)
-            how = drawing(options, self._options.timesteps.shift)
-            latents_BCHW = session.draw(range(len(chunk)), (side, side), how)
+        for session in self.sessions(prompts):
+            latents_BCHW = session.draw(range(len(session.parts)), (side, side), how)
             made += [to_image(x_CHW) for x_CHW in self._parts.codec.decode(latents_BCHW)]
         return made
 
@@ -219,7 +187,7 @@ class Unified:
     def say(self, samples: Sequence[Sequence[Part]], writing: Writing) -> list[str]:
         """What it writes behind each beginning, always the likeliest token."""
         said: list[str] = []
-        for _, chunk in _chunks(samples, self._recipe.evaluate.batch_size):
+        for _, chunk in chunks(samples, self._recipe.evaluate.batch_size):
             session = Session(self._parts.network, self._parts.tokens, chunk, range(len(chunk)))
             for _ in session.write(range(len(chunk)), writing):
                 pass
@@ -228,15 +196,8 @@ class Unified:
 
     def _losses(self, examples: Sequence[CaptionedImage]) -> dict[str, float]:
         """At the same noise and in the same lessons in every preview."""
-        return self._learner.score(
-            self._unseen(chunk, start) for start, chunk in _chunks(examples, self._recipe.evaluate.batch_size)
-        )
-
-    def _unseen(self, examples: Sequence[CaptionedImage], start: int) -> list[Sample]:
-        pixels = torch.stack([prepare([e.image.open()], self._params) for e in examples]).to(self._device)
-        batch = self.encode(pixels) | {"text": [e.captions[0] for e in examples]}
-        batch |= collate([self.targets_of(e) for e in examples])
-        return self.samples(batch, Draws(self._recipe.evaluate.seed, range(start, start + len(examples))))
+        size = self._recipe.evaluate.batch_size
+        return self._learner.score(self.unseen(some, range(first, first + len(some))) for first, some in chunks(examples, size))
 
     def _understanding(self, examples: Sequence[CaptionedImage]) -> dict[str, float]:
         """Shares of unseen pictures that are described truly, and of questions and prompts that are answered rightly."""
@@ -264,23 +225,8 @@ class Unified:
     def _prepared(self, example: CaptionedImage) -> Image.Image:
         return to_image(to_network(prepare([example.image.open()], self._params))[0])
 
-    @property
-    def _device(self) -> torch.device:
-        return self._parts.network.embed_tokens.weight.device
-
-    def finish(self, dataset: Dataset[CaptionedImage]) -> None:
-        return
-
-    def export(self, folder: Path) -> Path:
-        self._parts.save(folder / "model")
-        return folder / "model"
-
 
 def _known(example: CaptionedImage) -> Known | None:
     if not (example.facts.get("graph") and example.facts.get("geneval")):
         return None
     return Known(json.loads(example.facts["graph"]), json.loads(example.facts["geneval"]))
-
-
-def _chunks(items: Sequence[Any], size: int) -> Iterator[tuple[int, Sequence[Any]]]:
-    return ((start, items[start : start + size]) for start in range(0, len(items), size))

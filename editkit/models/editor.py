@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from editkit.data.prepare import PrepareParams, prepare, to_image, to_network
 from editkit.errors import UserError
 from editkit.models import METADATA
 from editkit.models.adapters import is_adapter, load_adapter
-from editkit.models.locate import locate_trained
+from editkit.models.locate import locate_trained, read_metadata
 from editkit.models.quiet import quiet_files
 from editkit.models.stable_diffusion.forward import sample_latents
 from editkit.models.stable_diffusion.latents import encode_pictures, reconstruct
@@ -166,7 +165,7 @@ def load_editor(run: str, *, device: torch.device | None = None) -> StableDiffus
         UserError: there is no editor.
     """
     folder = locate_trained(run, ("adapter", "model"))
-    facts = json.loads((folder / METADATA).read_text(encoding="utf-8")) if (folder / METADATA).is_file() else {}
+    facts = read_metadata(folder)
     parts = _load_adapter(folder, facts) if is_adapter(folder) else load(str(folder), Options())
     channels = parts.unet.config["in_channels"]
     if channels != 2 * parts.latent_channels:

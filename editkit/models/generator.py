@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from editkit.data.draws import picture_seed
 from editkit.data.prepare import to_image
 from editkit.data.traces import PREFIX
 from editkit.diffusion.timesteps import Timesteps
@@ -25,7 +25,7 @@ from editkit.models.bagel.parts import Text
 from editkit.models.bagel.released import is_released
 from editkit.models.bagel.session import Drawing, Session, Writing
 from editkit.models.bagel.tokenizer import decode, encode
-from editkit.models.locate import locate_trained
+from editkit.models.locate import locate_trained, read_metadata
 from editkit.models.stable_diffusion.forward import sample_latents
 from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
 from editkit.recipe.load import load_recipe
@@ -33,7 +33,6 @@ from editkit.recipe.load import load_recipe
 PLANS, EDITS = "plan_refine", "instruct_edit"  # the method whose runs plan, and the one whose runs edit
 DRAWING = ("text_to_image", "unified", PLANS)
 EXPECTED = "expected a model that draws, such as lab:tiny-sd or a run of recipes/lab/tiny_bagel.toml"
-SEED_STEP = 1_000_003  # as previews count: the picture is that of a first prompt under evaluate.seed
 Tick = Callable[[], None]  # called after each sampling step
 
 
@@ -179,7 +178,8 @@ class BagelGenerator:
 
     def _begin(self, text: str, seed: int) -> Session:
         parts = self._parts
-        return Session(parts.network, parts.tokens, [[Text(encode(parts.tokenizer, text))]], [seed * SEED_STEP])
+        seeds = [picture_seed(seed, 0)]  # as previews count: the picture of a first prompt under evaluate.seed
+        return Session(parts.network, parts.tokens, [[Text(encode(parts.tokenizer, text))]], seeds)
 
 
 def load_generator(run: str, *, device: torch.device | None = None) -> Generator:
@@ -224,7 +224,7 @@ def load_planner(run: str, *, device: torch.device | None = None) -> BagelGenera
 def _find(run: str) -> tuple[Path, dict[str, Any]]:
     """The folder of the weights, and what is stated beside them."""
     folder = locate_trained(run, ("model", "adapter"))
-    facts = json.loads((folder / METADATA).read_text(encoding="utf-8")) if (folder / METADATA).is_file() else {}
+    facts = read_metadata(folder)
     method = facts.get("method", "")
     if method == EDITS or (not method and is_adapter(folder)):
         raise _edits(run)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from editkit.errors import UserError
+from editkit.models import METADATA
 from editkit.runs import find_run
 
 LAB = Path(__file__).parent.parent / "lab" / "checkpoints"
@@ -60,6 +63,12 @@ def locate_trained(run: str, names: Sequence[str]) -> Path:
             return folder / name
     listed = " nor ".join(f"{name}/" for name in sorted(names, reverse=True))
     raise UserError(f"{folder}: found {'no' if len(names) == 1 else 'neither'} {listed}; the run has not come to its end")
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """What editkit wrote beside the weights of a folder: their method, how pictures are prepared, sampling; {} = nothing."""
+    path = folder / METADATA
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def version_of(model: str) -> str:

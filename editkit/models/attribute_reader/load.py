@@ -14,6 +14,7 @@ from torch import nn
 
 from editkit.errors import UserError
 from editkit.models.locate import locate_model
+from editkit.models.residual import Residual
 from editkit.recipe.schema import PositiveInt, Section
 
 
@@ -49,20 +50,6 @@ class AttributeReader(nn.Module):
         """Pictures in [-1, 1] to logits (batch, words) by attribute."""
         features = self.trunk(images_BCHW)
         return {name: self.heads[_module_name(name)](features) for name in self.words}
-
-
-class Residual(nn.Module):
-    """Two normalised convolutions beside the identity."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1),
-            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1),
-        )  # fmt: skip
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return x_BCHW + self.body(x_BCHW)
 
 
 def _module_name(attribute: str) -> str:

@@ -15,6 +15,7 @@ from torch import nn
 
 from editkit.errors import UserError
 from editkit.models.locate import locate_model
+from editkit.models.residual import Residual
 from editkit.recipe.schema import PositiveInt, Section
 
 RARE = -3.0  # logit from which a new reader starts: of the cells of a scene, about one in twenty lies in an object
@@ -84,20 +85,6 @@ class SceneNetwork(nn.Module):
         there, kinds, colours, edges = out_BOGG.split([1, len(self.kinds), len(self.colours), 4], dim=1)
         # two cells is about the distance in an object of medium size
         return Cells(there[:, 0], kinds, colours, 2 * F.softplus(edges) + 1e-3)
-
-
-class Residual(nn.Module):
-    """Two normalised convolutions beside the identity."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1),
-            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1),
-        )  # fmt: skip
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return x_BCHW + self.body(x_BCHW)
 
 
 def _residuals(channels: int, count: int) -> list[nn.Module]:

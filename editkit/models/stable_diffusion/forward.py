@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from editkit.data.cache import Store, entry_key, fill, weights_hash
-from editkit.data.draws import Draws
+from editkit.data.draws import Draws, picture_seed
 from editkit.models.stable_diffusion.load import StableDiffusion
 from editkit.models.tokenizer import tokenizer_hash
 
@@ -124,5 +124,6 @@ def sample_latents(parts: StableDiffusion, count: int, resolution: int, seed: in
     """
     side = resolution // parts.vae_scale
     shape = (1, parts.latent_channels, side, side)
-    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + first + i)) for i in range(count)]
+    seeds = (picture_seed(seed, first + i) for i in range(count))
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
     return torch.cat(noise).to(parts.unet.device)
