@@ -19,6 +19,7 @@ from editkit.errors import UserError
 from editkit.models.locate import locate_model
 from editkit.models.precision import DTYPES, choose_device
 from editkit.models.quiet import quiet_files
+from editkit.models.stable_diffusion.drawn import drawn_by
 from editkit.recipe.schema import PositiveFloat, PositiveInt, Section
 
 GUIDANCE = ("true_cfg_scale", "guidance_scale")  # what pipelines call it; the first that one has is it
@@ -66,6 +67,10 @@ class InstructionEditor:
         takes = inspect.signature(pipeline.__call__).parameters
         if not {"image", "prompt"} <= takes.keys():
             raise UserError(f"[build.render] model: {type(pipeline).__name__} takes no picture and words; expected an editor")
+        if "unet" in pipeline.components and drawn_by(pipeline.unet.config) == "difference":
+            raise UserError(
+                f"[build.render] model: {options.model} draws what is to be added to a picture; expected one that draws it"
+            )
         if options.image_guidance is not None and "image_guidance_scale" not in takes:
             raise UserError(f"[build.render] image_guidance: {type(pipeline).__name__} has none; take the key out")
         pipeline.to(choose_device())

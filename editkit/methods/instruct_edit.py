@@ -22,6 +22,7 @@ from editkit.models.adapters import TEXT_ENCODER, adapter_parameters, add_adapte
 from editkit.models.editor import StableDiffusionEditor
 from editkit.models.precision import DTYPES
 from editkit.models.quantize import quantize_base
+from editkit.models.stable_diffusion.drawn import Drawn, set_drawn
 from editkit.models.stable_diffusion.forward import TextStates, concat_source, draw_latents
 from editkit.models.stable_diffusion.latents import encode_pictures
 from editkit.models.stable_diffusion.load import StableDiffusion
@@ -36,6 +37,9 @@ class InstructEdit:
         """The further keys of `[method]`."""
 
         conditioning_dropout: Fraction = 0.05  # p: text alone, both, and source alone are each dropped with p
+        # The picture, as published, or what the edit adds to the source's latents, as SRDiff has it (Li et al. 2021): keeping
+        # then needs no learning. The second is for whole models; stock pipelines do not add the source, so cards say how.
+        draws: Drawn = "picture"
         timesteps: Timesteps = Timesteps()  # how noise levels are drawn; uniformly, as published
         min_snr_gamma: float = 0.0  # 0 = every noise level counts alike, as published
         # 0 = frozen, as published; CLIP knows the web's language, a tower that learned from captions alone no instructions
@@ -50,6 +54,7 @@ class InstructEdit:
         parts.vae.requires_grad_(False)
         parts.text_encoder.requires_grad_(options.text_encoder_lr > 0)
         widen_conv_in(parts.unet, 2 * parts.latent_channels)
+        set_drawn(parts, options.draws, has_adapter=recipe.adapter is not None)
         if recipe.adapter is not None:
             quantize_base(parts.unet, recipe.train.base, compute=DTYPES[recipe.train.precision], keep=["conv_in"])
             add_adapter(parts.unet, recipe.adapter, ["to_q", "to_k", "to_v", "to_out.0"])
@@ -102,6 +107,8 @@ class InstructEdit:
         """Mean squared error of the prediction (eq. 1 of the paper) under the conditioning dropout of section 3.2.1."""
         scheduler: Any = self._parts.scheduler
         clean = draw_latents(batch["mean"], batch["std"], self._parts.scaling_factor, draws)
+        if self._options.draws == "difference":
+            clean = clean - batch["source"].float() * self._parts.scaling_factor
         noise = draws.normal(clean)
         steps = len(scheduler.alphas_cumprod)
         t_B = draw_timesteps(draws.uniform(), self._options.timesteps)

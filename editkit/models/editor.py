@@ -15,6 +15,7 @@ from editkit.models import METADATA
 from editkit.models.adapters import is_adapter, load_adapter
 from editkit.models.locate import locate_trained, read_metadata
 from editkit.models.quiet import quiet_files
+from editkit.models.stable_diffusion.drawn import finish_latents
 from editkit.models.stable_diffusion.forward import sample_latents
 from editkit.models.stable_diffusion.latents import encode_pictures, reconstruct
 from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
@@ -130,17 +131,18 @@ class StableDiffusionEditor:
         device = self._parts.unet.device
         source = encode_pictures(self._parts.vae, to_network(pixels).to(device)).mean * source_weight
         noise = sample_latents(self._parts, len(pixels), self.defaults["resolution"], seed, first)
-        made = self._pipeline(
+        drawn = self._pipeline(
             prompt=instructions,
             image=source,
             latents=noise,
             num_inference_steps=steps,
             guidance_scale=text_guidance,
             image_guidance_scale=image_guidance,
-            output_type="pt",
+            output_type="latent",
             callback_on_step_end=report,
         ).images
-        return [to_image(x * 2 - 1) for x in made]
+        decoded = self._parts.vae.decode(finish_latents(self._parts, drawn, source), return_dict=False)[0]
+        return [to_image(x) for x in decoded]
 
     def reconstruct(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """What the VAE leaves of pictures: RGB pictures of the model's resolution."""

@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from editkit.evaluate.scores import BASELINES, FIGURES, figure, figures_of, kinds_of
 from editkit.models.adapters import PEFT_CONFIG, TEXT_ENCODER
+from editkit.models.stable_diffusion.drawn import drawn_by
 from editkit.publish.export import SAMPLES_FILE, FinishedRun
 
 LICENCE_FILE = "LICENSE.md"  # the Hub's spelling
@@ -23,6 +24,22 @@ from PIL import Image, ImageOps
 
 pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained("{repo}")
 {use}"""
+
+LOAD_DIFFERENCE = """\
+import torch
+from diffusers import StableDiffusionInstructPix2PixPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_instruct_pix2pix import retrieve_latents
+from PIL import Image, ImageOps
+
+pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained("{repo}")
+source = ImageOps.fit(Image.open("source.png").convert("RGB"), ({side}, {side}))
+drawn = pipe({instruction}, image=source, num_inference_steps={steps}, guidance_scale={text_guidance:g}, \
+image_guidance_scale={image_guidance:g}, output_type="latent").images
+with torch.no_grad():  # what was drawn is added to the source
+    latents = retrieve_latents(pipe.vae.encode(pipe.image_processor.preprocess(source)), sample_mode="argmax")
+    edited = pipe.vae.decode(latents + drawn / pipe.vae.config.scaling_factor).sample
+pipe.image_processor.postprocess(edited)[0].save("edited.png")
+"""
 
 LOAD_ADAPTER = """\
 import torch
@@ -113,6 +130,9 @@ def loading_lines(run: FinishedRun, repo: str) -> str:
     # JSON's quoting is Python's, and it leaves no quotation mark or line break of an instruction bare.
     instruction = json.dumps(run.examples[0]["instruction"] if run.examples else "make the background blue", ensure_ascii=False)
     use = USE_EDITOR.format(side=side, instruction=instruction, **sampling)
+    unet = run.weights / "unet" / "config.json"
+    if run.pipeline == EDITOR and drawn_by(json.loads(unet.read_text(encoding="utf-8"))) == "difference":
+        return LOAD_DIFFERENCE.format(repo=repo, side=side, instruction=instruction, **sampling)
     if run.pipeline == EDITOR:
         return LOAD_EDITOR.format(repo=repo, use=use)
     if run.pipeline:

@@ -12,12 +12,16 @@ import pytest
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline
 
+from editkit.build.editor import EditorModel, InstructionEditor
 from editkit.build.pipeline import build_spec, builder_of
 from editkit.build.render_edits import EditorOptions, RenderEdits
 from editkit.data.read import open_dataset
 from editkit.data.spec import load_spec
 from editkit.errors import UserError
+from editkit.models.editor import StableDiffusionEditor
 from editkit.models.locate import LAB
+from editkit.models.stable_diffusion.drawn import set_drawn
+from editkit.models.stable_diffusion.load import Options, load
 from tests.build.chat_server import ChatServer
 from tests.tiny import avatars_spec
 
@@ -137,3 +141,11 @@ def test_pictures_are_brought_to_the_size_that_is_asked_for(spec: Path) -> None:
     from editkit.data.pictures import Picture
 
     assert Picture(data=row["source"]).open().size == Picture(data=row["target"]).open().size == (32, 32)
+
+
+def test_an_editor_that_draws_differences_is_refused(tiny_editor: Path, tmp_path: Path) -> None:
+    parts = load(str(tiny_editor), Options())
+    set_drawn(parts, "difference", has_adapter=False)
+    StableDiffusionEditor(parts, name="x", resolution=32).save(tmp_path / "model")
+    with pytest.raises(UserError, match="draws what is to be added to a picture"):
+        InstructionEditor(EditorModel(model=str(tmp_path / "model")), "")

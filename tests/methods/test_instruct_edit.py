@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from editkit.data.draws import Draws
 from editkit.data.prepare import to_network
+from editkit.errors import UserError
 from editkit.methods.instruct_edit import InstructEdit, draw_dropout
 from editkit.models import METADATA
 from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
@@ -77,6 +78,26 @@ def test_loss_equals_a_straight_restatement_on_diffusers_modules(tiny_sd: Path) 
     expected = torch.nn.functional.mse_loss(parts.unet(inputs, timesteps, states).sample, noise)
 
     assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_the_loss_of_a_difference_is_that_of_targets_less_their_sources(tiny_sd: Path) -> None:
+    parts = load(str(tiny_sd), Options())
+    method = InstructEdit(recipe(), InstructEdit.Options(draws="difference", conditioning_dropout=0.0), parts)
+    given_batch = batch(method)
+    found = method.loss(given_batch, Draws(11, range(4))).value
+    plain, _ = make(tiny_sd, dropout=0.0)
+    moved = given_batch | {"mean": given_batch["mean"] - given_batch["source"]}
+    assert found.item() == pytest.approx(plain.loss(moved, Draws(11, range(4))).value.item(), abs=1e-5)
+    assert found.item() != pytest.approx(plain.loss(given_batch, Draws(11, range(4))).value.item(), abs=1e-3)
+
+
+def test_what_a_difference_needs_is_said(tiny_sd: Path) -> None:
+    with pytest.raises(UserError, match=r"an adapter cannot say what its base draws"):
+        InstructEdit(recipe(adapter=Adapter(rank=2)), InstructEdit.Options(draws="difference"), load(str(tiny_sd), Options()))
+    parts = load(str(tiny_sd), Options())
+    InstructEdit(recipe(), InstructEdit.Options(draws="difference"), parts)
+    with pytest.raises(UserError, match=r'its UNet draws differences .* expected \[method\] draws = "difference"'):
+        InstructEdit(recipe(), InstructEdit.Options(), parts)
 
 
 def test_first_step_sees_exactly_the_base_model(tiny_sd: Path) -> None:

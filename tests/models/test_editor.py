@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from diffusers import DDIMScheduler
 from PIL import Image
 
 from editkit.errors import UserError
 from editkit.models import METADATA
 from editkit.models.editor import StableDiffusionEditor, load_editor
 from editkit.models.locate import locate_model
+from editkit.models.stable_diffusion.drawn import set_drawn
 from tests.tiny import picture
 
 
@@ -69,6 +72,22 @@ def test_its_defaults_travel_with_the_weights(tiny_editor: Path, tmp_path: Path)
     assert editor.defaults == {**sampling, "resolution": 32}
     asked = editor.edit([picture("red")], ["a"], steps=3, text_guidance=2.5, image_guidance=1.2)[0]
     assert editor.edit([picture("red")], ["a"])[0].tobytes() == asked.tobytes()
+
+
+def test_a_difference_of_nothing_is_the_source(tiny_editor: Path, tmp_path: Path) -> None:
+    parts = load_editor(str(tiny_editor))._parts
+    with torch.no_grad():  # it says that nothing is behind the noise
+        parts.unet.conv_out.weight.zero_()
+        parts.unet.conv_out.bias.zero_()
+    parts.put("scheduler", DDIMScheduler.from_config(parts.scheduler.config, prediction_type="sample", set_alpha_to_one=True))
+    editor = StableDiffusionEditor(parts, name="x", resolution=32)
+    sources = [picture("red"), picture("blue")]
+    ask = {"steps": 2, "text_guidance": 3.0, "image_guidance": 1.5}
+    assert editor.edit(sources, ["a", "b"], **ask) != editor.reconstruct(sources)
+    set_drawn(parts, "difference", has_adapter=False)
+    assert editor.edit(sources, ["a", "b"], **ask) == editor.reconstruct(sources)
+    editor.save(tmp_path / "saved")
+    assert load_editor(str(tmp_path / "saved")).edit(sources, ["a", "b"], **ask) == editor.reconstruct(sources), "it is saved"
 
 
 def test_a_text_to_image_model_is_no_editor(tiny_sd: Path) -> None:

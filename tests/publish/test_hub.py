@@ -47,6 +47,18 @@ def run(workplace: Path, stock: Path) -> Path:
 
 
 @pytest.fixture
+def difference_run(workplace: Path, stock: Path) -> Path:
+    """A run whose editor draws what is to be added to the source."""
+    from editkit.models.editor import load_editor
+    from editkit.models.stable_diffusion.drawn import set_drawn
+
+    editor = load_editor(str(stock))
+    set_drawn(editor._parts, "difference", has_adapter=False)
+    editor.save(workplace / "difference")
+    return make_run(workplace / "runs" / "difference-1", workplace / "difference")
+
+
+@pytest.fixture
 def lora_run(workplace: Path, tiny_sd: Path, request: pytest.FixtureRequest) -> Path:
     """A run that left an adapter for `tiny_sd`, with weights that matter: LoRA, or the one that a test names."""
     from editkit.methods.instruct_edit import InstructEdit
@@ -124,6 +136,24 @@ def test_a_model_goes_up_and_comes_back_equal(run: Path, hub: Hub, tmp_path: Pat
         "tester/editor", "unet/diffusion_pytorch_model.safetensors"
     )
     assert header.parameter_count["F32"] == sum(p.numel() for p in pipeline.unet.parameters())
+
+
+def test_the_card_says_how_a_difference_is_added(
+    workplace: Path, difference_run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusers import StableDiffusionInstructPix2PixPipeline as Pipeline
+
+    from editkit.models.editor import load_editor
+
+    publish("difference-1", "tester/difference")
+    back = snapshot_download("tester/difference", endpoint=hub.address, cache_dir=workplace / "back")
+    loaded = Pipeline.from_pretrained(back)
+    monkeypatch.setattr(loaded, "prepare_latents", lambda *_: noise() * loaded.scheduler.init_noise_sigma)
+    monkeypatch.setattr(Pipeline, "from_pretrained", lambda _: loaded)  # the lines ask the public Hub
+    picture("red").save("source.png")
+    exec(python_of(Path(back) / "README.md"), {})
+    expected = load_editor(str(difference_run)).edit([picture("red")], ['make the "hair" red'])[0]
+    assert_same_edit(Image.open("edited.png"), expected)
 
 
 @pytest.mark.slow
