@@ -16,6 +16,8 @@ from editkit.evaluate.scores import BASELINES, figure, figures_of
 from editkit.models.locate import LAB
 from editkit.runs import find_run
 
+CONFUSIONS = 20  # kinds of mistakes that a card lists, the most frequent ones
+
 
 def ship(run: str, name: str) -> Path:
     """Copies a finished run's weights into the package as fp16, with a card of what made them and how well they do.
@@ -83,7 +85,10 @@ def _scores(result: Mapping[str, Any]) -> Iterator[str]:
     mistakes = [(n, words, count) for n, table in result.get("confusion", {}).items() for words, count in table.items()]
     if "confusion" in result:
         yield "\nConfusion (everything else was read right):\n" if mistakes else "\nNo attribute was read wrong.\n"
-        yield from (f"* {n}: {words}, {count} times" for n, words, count in mistakes)
+        mistakes.sort(key=lambda m: -m[2])
+        yield from (f"* {n}: {words}, {count} times" for n, words, count in mistakes[:CONFUSIONS])
+        if rest := mistakes[CONFUSIONS:]:
+            yield f"* {len(rest)} others, {sum(count for *_, count in rest)} times together"
 
 
 def _read(path: Path) -> dict[str, Any]:
