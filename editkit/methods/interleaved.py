@@ -208,7 +208,8 @@ class WholeBagel(ABC):
         self._recipe, self._parts = recipe, parts
         self._learner = Interleaved(recipe, options, parts)
         self._params = PrepareParams(recipe.data.resolution, recipe.data.crop)
-        self._detector = load_scene_judge(recipe.evaluate.judge)
+        with torch.device("cpu"):  # an estimate makes methods on the meta device, which no weights can be read into
+            self._detector = load_scene_judge(recipe.evaluate.judge)
 
     @property
     def trainable(self) -> nn.Module:

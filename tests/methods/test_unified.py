@@ -17,6 +17,7 @@ from editkit.data.pictures import Picture
 from editkit.data.prepare import PrepareParams, prepare, to_network
 from editkit.errors import UserError
 from editkit.lab.scene_edits import sample_scene_edits, sample_scenes
+from editkit.lab.scene_readings import reading, seen_in
 from editkit.methods.protocol import collate
 from editkit.methods.unified import Lessons, Unified
 from editkit.models.bagel.packing import pack, patchify
@@ -191,3 +192,16 @@ def test_the_facts_that_are_asked_about_are_the_pictures() -> None:
     assert known.graph == json.loads(SCENES[0].facts["graph"])
     assert known.asked["prompt"]
     assert method.targets_of(EDITS[0]) == {"known": None}
+
+
+def test_its_judge_sees_where_the_network_has_no_weights(recwarn: pytest.WarningsRecorder) -> None:
+    named = recipe(evaluate=Evaluate(judge="lab:judges/scene_reader"))
+    parts = tiny_bagel_parts()
+    with torch.device("meta"):
+        method = Unified(named, Unified.Options(), parts)
+    assert not [w for w in recwarn if "meta" in str(w.message)]
+    examples = [reading(1, "test", i, 0.0) for i in range(4)]
+    assert method._detector is not None
+    for example in examples:
+        found = method._detector.detect(example.image.open())
+        assert Counter(f.name for f in found if f.score > 0.5) == Counter(seen.kind for seen in seen_in(example))

@@ -19,7 +19,7 @@ from editkit.models.stable_diffusion.forward import (
     sample_latents,
 )
 from editkit.models.stable_diffusion.latents import encode_pictures
-from editkit.models.stable_diffusion.load import Options, StableDiffusion, VaeOptions, load
+from editkit.models.stable_diffusion.load import Options, StableDiffusion, UnetOptions, VaeOptions, load
 from tests.tiny import TEXTS
 
 
@@ -147,3 +147,20 @@ def test_an_autoencoder_that_is_not_variational_has_a_point_and_survives_saving(
     assert "block_out_channels" not in caplog.text, "the stock warning about its own key"
     unread = load(str(tmp_path), Options(), weights=False).vae
     assert [p.shape for p in unread.parameters()] == [p.shape for p in again.parameters()]
+
+
+def test_a_pooled_text_is_heard_with_the_time_and_survives_saving(tiny_sd: Path, tmp_path: Path) -> None:
+    table = UnetOptions(sample_size=8, channels=[16, 32], attention=[False, True], heads=2, groups=8, pooled_text=True)
+    parts = load(str(tiny_sd), Options(unet=table))
+    states = encode_texts(parts, ["add a beard", "remove the glasses"]).detach()
+    with torch.no_grad():
+        for name, layer in parts.unet.named_modules():
+            if name.endswith("attn2.to_v"):
+                layer.weight.zero_()  # nothing comes through cross-attention
+        first, second = parts.unet(torch.ones(2, 4, 8, 8), torch.tensor([500, 500]), states).sample
+    assert not torch.allclose(first, second, atol=1e-4)
+    parts.save(tmp_path)
+    again = load(str(tmp_path), Options())
+    with torch.no_grad():
+        made = again.unet(torch.ones(2, 4, 8, 8), torch.tensor([500, 500]), states).sample
+    assert torch.equal(made, torch.stack([first, second]))

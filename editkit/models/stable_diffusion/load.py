@@ -62,6 +62,9 @@ class UnetOptions(Section):
     layers: PositiveInt = 1
     heads: PositiveInt = 4
     groups: PositiveInt = 16
+    # Every level is told what the text says as a whole, beside the time, as DeepFloyd IF has it; without it, those that do not
+    # attend to the text know it from the others alone.
+    pooled_text: bool = False
 
 
 class SchedulerOptions(Section):
@@ -310,6 +313,8 @@ def _new_unet(options: UnetOptions, latent_channels: int, text_width: int) -> UN
         cross_attention_dim=text_width,
         attention_head_dim=options.heads,  # diffusers' name for the number of heads
         norm_num_groups=options.groups,
+        addition_embed_type="text" if options.pooled_text else None,
+        addition_embed_type_num_heads=options.heads,
     )
 
 
