@@ -13,6 +13,7 @@ from editkit.data.traces import check_prompt
 from editkit.errors import UserError
 from editkit.evaluate.edit_file import WRITABLE, check_place, check_sampling
 from editkit.evaluate.plan_folder import PlanFolder, save_picture
+from editkit.models.bagel.generate import Sampled
 from editkit.models.generator import BagelGenerator, Drawn, Ended, Letters, Said, load_generator, load_planner
 from editkit.models.precision import choose_device
 from editkit.progress import Bar, progress
@@ -69,6 +70,8 @@ def generate_file(
     facts = {"run": run, "seed": seed, "sampling": sampling}
     if isinstance(model, BagelGenerator) and plan:
         return _in_steps(model, PlanFolder(path, prompt, facts), prompt, sampling, seed)
+    if isinstance(model, BagelGenerator) and model.plans:
+        print("drawing at once; this run also plans, looks and refines: --plan draws in steps", file=sys.stderr)
     with progress(sampling["steps"], "drawing") as bar:
         picture = model.draw(prompt, **sampling, seed=seed, after_step=bar.advance)
     with _writing(path):
@@ -94,8 +97,10 @@ def _in_steps(model: BagelGenerator, folder: PlanFolder, prompt: str, sampling: 
     why, by_itself = "", False
     try:
         with bars.closing():
-            for event in model.steps(prompt, **sampling, seed=seed, after_step=bars.advance):
-                if isinstance(event, Letters):
+            for event in model.steps(prompt, **sampling, seed=seed):
+                if isinstance(event, Sampled):
+                    bars.advance()
+                elif isinstance(event, Letters):
                     teller.letters(event.text)
                 elif isinstance(event, Said):
                     teller.said(event.text, folder.add_text(event.text))
