@@ -13,6 +13,7 @@ from editkit.data.traces import check_prompt
 from editkit.errors import UserError
 from editkit.evaluate.edit_file import WRITABLE, check_place, check_sampling
 from editkit.evaluate.plan_folder import PlanFolder, save_picture
+from editkit.evaluate.steering import in_one_line
 from editkit.models.bagel.generate import Sampled
 from editkit.models.generator import BagelGenerator, Drawn, Ended, Letters, Said, load_generator, load_planner
 from editkit.models.precision import choose_device
@@ -202,10 +203,7 @@ def _line(text: str) -> str:
 def _check_prompt(prompt: str) -> None:
     if not prompt:
         raise UserError('the prompt is empty; say what to draw, such as "a red star"')
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"the prompt: found a character that is none (number {error.start + 1}); expected UTF-8") from error
+    in_one_line(prompt, "the prompt")
     check_prompt(prompt)
 
 

@@ -33,6 +33,7 @@ from tests.methods.test_unified import recipe
 from tests.planners import LEARNED, SAMPLING, TIMES, run_of
 from tests.tiny import encoded, picture, tiny_bagel_parts
 
+
 def generate(*arguments: str) -> int:
     with pytest.raises(SystemExit) as left:
         main(["generate", *arguments])

@@ -68,7 +68,9 @@ def test_tokens_go_on_as_they_were_written_and_not_as_they_would_be_read(planner
         assert tuple(said.ids) == (ids or tuple(encode(tokenizer, text)))
 
 
-def test_a_changed_plan_is_what_the_next_picture_is_drawn_from(planner: BagelGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_plan_is_what_the_next_picture_is_drawn_from(
+    planner: BagelGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     contexts: list[list] = []
     sample = Session.sample
 
