@@ -55,7 +55,7 @@ def generate_file(
         KeyboardInterrupt: what was whole by then is saved.
     """
     prompt = prompt.strip()
-    _check_prompt(prompt)
+    check_asked(prompt)
     check_sampling(text_guidance, image_guidance, steps)
     if not 0 <= seed <= MAX_SEED:
         raise UserError(f"--seed: found {seed}; expected 0 to {MAX_SEED}")
@@ -200,7 +200,8 @@ def _line(text: str) -> str:
     return shown.encode(encoding, "replace").decode(encoding)
 
 
-def _check_prompt(prompt: str) -> None:
+def check_asked(prompt: str) -> None:
+    """Raises UserError for a prompt that cannot be drawn: an empty one, several lines, letters that are none."""
     if not prompt:
         raise UserError('the prompt is empty; say what to draw, such as "a red star"')
     in_one_line(prompt, "the prompt")

@@ -1,7 +1,7 @@
 """A person's hand in a trajectory: another plan or another verdict for a step, and what the model goes on from then.
 
-What stands before the step stays as it is, what stood behind it is left out. All of it is written in the grammar of traces, as the
-model would have written it.
+What stands before the step stays as it is, what stood behind it is left out. All of it is written in the grammar of traces, as
+the model would have written it.
 """
 
 from __future__ import annotations
