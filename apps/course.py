@@ -40,6 +40,11 @@ class Course:
     stop: bool = False
     archive: str | None = None
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was drawn, and ended in the middle."""
+        return bool(self.prompt) and self.why == BY_HAND
+
     def begin(self, prompt: str, begun: Sequence[Part], settings: Mapping[str, Any]) -> None:
         """Goes on from `begun`; what it shares with what is there keeps its files."""
         lie = {id(part): file for part, file in zip(self.parts, self.files, strict=True)}

@@ -103,8 +103,8 @@ class Desk:
 
     def go_on(self, course: Course, *settings: Any) -> Iterator[tuple[Any, ...]]:
         """Goes on where it was stopped."""
-        if course.by_itself or not course.prompt:
-            raise refusal("The model has ended here; change a plan or a verdict, or add a remark.")
+        if not course.stopped:
+            raise refusal("Nothing was stopped; change a plan or a verdict, or add a remark.")
         yield from self._go(course, course.prompt, Begun(course.parts, None), settings)
 
     def stop(self, course: Course) -> str:
@@ -132,7 +132,7 @@ class Desk:
         return (
             gr.Button(interactive=True),
             gr.Button(visible=False),
-            gr.Button(visible=bool(course.prompt) and not course.by_itself),
+            gr.Button(visible=course.stopped),
             gr.DownloadButton(value=course.archive, visible=course.archive is not None),
             gr.Column(visible=bool(names)),
             gr.Radio(choices=names, value=last),
@@ -233,8 +233,8 @@ def build_page(planner: Planner, run: str) -> gr.Blocks:
 
         def goes(trigger: Any, function: Any, inputs: Sequence[gr.Component], name: str) -> None:
             told = gr.on(
-                trigger, function, [course, *inputs, *settings], running, js=TO_STRIP, show_progress="hidden", api_name=name,
-                **MODEL,
+                trigger, function, [course, *inputs, *settings], running, js=TO_STRIP, api_name=name, **MODEL,
+                show_progress="minimal", show_progress_on=line,  # who waits for another visitor sees how long the queue is
             )  # fmt: skip
             told.then(desk.settle, course, settled, **QUIET)
 

@@ -241,6 +241,8 @@ def test_what_a_model_writes_that_is_no_plan_is_one_line(browser: Any, tmp_path:
         visit.get_by_text("not all is a trace").wait_for()
         still(visit)
         assert visit.get_by_text("cannot be read as a plan or a verdict").count() >= 1
+        assert visit.get_by_text("as many pictures as it may have").is_visible()
+        assert visit.locator("#go-on").is_hidden()
         visit.locator("#step label").first.click()
         visit.locator("#ins textarea").fill("draw a star")
         visit.locator("#des textarea").fill("a star</des>")
