@@ -6,7 +6,7 @@ import importlib
 
 from editkit.errors import UserError
 
-APPS = {"edit": "apps.edit", "pairs": "apps.pairs"}
+APPS = {"edit": "apps.edit", "pairs": "apps.pairs", "plan_refine": "apps.plan_refine"}
 
 
 def launch(which: str, run: str | None, host: str, port: int) -> None:

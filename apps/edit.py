@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import gradio as gr
 from PIL import Image
 
-from apps.page import FILES, as_uploaded, refusal, serve
+from apps.page import FILES, as_uploaded, latest_run, refusal, serve
 from editkit.data.examples import EditPair
 from editkit.data.pictures import Picture, PictureError
 from editkit.data.prepare import PrepareParams, prepare
@@ -338,11 +338,7 @@ def varied(pairs: Sequence[EditPair], count: int) -> list[EditPair]:
 
 def default_editor() -> tuple[str, str]:
     """What is loaded when nothing is asked for, and why."""
-    finished = []
-    for file in RUNS.glob("*/run.json"):
-        facts = json.loads(file.read_text(encoding="utf-8"))
-        if facts.get("method") == METHOD and facts.get("state") == "done":
-            finished.append((facts.get("started", ""), str(file.parent)))
-    if finished:
-        return max(finished)[1], "the latest finished editing run"
+    found = latest_run(METHOD)
+    if found is not None:
+        return found, "the latest finished editing run"
     return SHIPPED, f"shipped with editkit; no finished editing run in {RUNS}/"

@@ -7,11 +7,13 @@ ends, and gives out no others.
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import re
 import shutil
 import signal
 import tempfile
+from html import escape
 from pathlib import Path
 
 import gradio as gr
@@ -20,6 +22,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from editkit.errors import UserError
+from editkit.runs import RUNS
 
 FILES = Path(tempfile.mkdtemp(prefix="editkit-demo-"))
 atexit.register(shutil.rmtree, FILES, ignore_errors=True)
@@ -34,7 +37,7 @@ MAX_WAITING = 32  # visitors in the queue before a new one is told to come back
 REMOTE_FILE = re.compile(r"/file[=/]\W*https?:", re.IGNORECASE)
 
 CSS = """
-.gradio-container { max-width: 1100px !important; margin: 0 auto !important; }
+.gradio-container { width: 100%; max-width: 1100px !important; margin: 0 auto !important; }
 .gradio-container > .main { padding: 28px 20px 48px !important; }
 footer { display: none !important; }
 #title h1 { font-size: 1.7rem; font-weight: 650; letter-spacing: -0.02em; line-height: 1.2; margin: 0 0 4px; }
@@ -67,9 +70,49 @@ label[data-testid="block-label"] > span, .thumbs .label svg, .chips .label svg {
 .wide img { min-width: 620px; }
 [data-testid="status-tracker"]:has(> .error) { display: none !important; }
 #result { min-height: 380px; }
+.strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 200px), 1fr)); gap: 14px; }
+.strip .card {
+    display: flex; flex-direction: column; gap: 6px; padding: 10px;
+    overflow-wrap: anywhere; font-size: 0.86rem; line-height: 1.4;
+    border: 1px solid var(--block-border-color); border-radius: 12px; background: var(--block-background-fill);
+}
+.strip .card p, .strip .card ul { margin: 0; }
+.strip .card ul { padding-left: 18px; list-style: disc; }
+.strip header { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; font-weight: 550; }
+.strip .mark, .strip .by-hand {
+    padding: 0 7px; border-radius: 9px; font-size: 0.72rem; font-weight: 500; white-space: nowrap;
+    background: var(--neutral-200); color: var(--neutral-800);
+}
+.strip .mark.final { background: var(--primary-700); color: white; }
+.strip .by-hand { background: var(--primary-100); color: var(--primary-900); }
+.strip img { width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 6px; margin: 0; }
+.strip img.crisp { image-rendering: pixelated; }
+.strip .empty {
+    display: grid; place-items: center; aspect-ratio: 1; border: 1px dashed var(--block-border-color); border-radius: 6px;
+    color: var(--body-text-color-subdued);
+}
+.strip .going { border-color: var(--primary-600); }
+.strip .ins { font-weight: 550; }
+.strip .des, .strip .quiet-line, .asked { color: var(--body-text-color-subdued); }
+.strip .odd { font-family: var(--font-mono); font-size: 0.78rem; max-height: 12em; overflow-y: auto; }
+.strip .said { padding-left: 8px; border-left: 3px solid var(--block-border-color); display: grid; gap: 4px; }
+.strip .good { border-color: #1d7a3e; }
+.strip .bad { border-color: #b3261e; }
+.asked { margin: 0 0 10px; }
+#line .html-container, #strip .html-container { padding: 0; }
 .dark input[type="range"] { --neutral-200: var(--neutral-700); }
 @media (max-width: 640px) { .gradio-container > .main { padding: 18px 12px 32px !important; } }
 """
+
+
+def latest_run(method: str) -> str | None:
+    """The finished run of a method that was started last; None = there is none."""
+    finished = []
+    for file in RUNS.glob("*/run.json"):
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        if facts.get("method") == method and facts.get("state") == "done":
+            finished.append((facts.get("started", ""), str(file.parent)))
+    return max(finished)[1] if finished else None
 
 
 def theme() -> gr.Theme:
@@ -149,8 +192,8 @@ class _NoRemoteFiles:
 
 
 def refusal(message: str) -> gr.Error:
-    """A message for the visitor, who can do something about it; nothing goes to the log."""
-    return gr.Error(message, duration=8, print_exception=False)
+    """A message for the visitor, who can do something about it; nothing goes to the log. Gradio would show it as markup."""
+    return gr.Error(escape(message, quote=False), duration=8, print_exception=False)
 
 
 def serve(page: gr.Blocks, host: str, port: int, *, block: bool = True) -> str:

@@ -191,10 +191,13 @@ def demo(
     host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Port to listen on.")] = 7860,
 ) -> None:
-    """Try an editor in the browser, or look through the pairs of a data set and decide about them.
+    """Try a model in the browser, or look through the pairs of a data set and decide about them.
+
+    The pages: edit, pairs, and plan_refine, where a person steps in while a picture is drawn in steps.
 
     Example: editkit demo edit --run latest
     Example: editkit demo pairs --run data_specs/avatar_edits.toml
+    Example: editkit demo plan_refine --run latest
     """
     from apps import launch
 

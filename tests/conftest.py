@@ -57,6 +57,14 @@ def tiny_editor(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def by_heart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of plan_refine whose network knows one trace, so that it writes what can be read."""
+    from tests.planners import run_by_heart
+
+    return run_by_heart(tmp_path_factory.mktemp("by_heart"))
+
+
+@pytest.fixture(scope="session")
 def tiny_bagel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random BAGEL in our layout, for pictures of 32 px."""
     from tests.tiny import tiny_bagel_parts

@@ -13,6 +13,8 @@ from editkit.data.traces import check_prompt
 from editkit.errors import UserError
 from editkit.evaluate.edit_file import WRITABLE, check_place, check_sampling
 from editkit.evaluate.plan_folder import PlanFolder, save_picture
+from editkit.evaluate.steering import in_one_line
+from editkit.models.bagel.generate import Sampled
 from editkit.models.generator import BagelGenerator, Drawn, Ended, Letters, Said, load_generator, load_planner
 from editkit.models.precision import choose_device
 from editkit.progress import Bar, progress
@@ -53,7 +55,7 @@ def generate_file(
         KeyboardInterrupt: what was whole by then is saved.
     """
     prompt = prompt.strip()
-    _check_prompt(prompt)
+    check_asked(prompt)
     check_sampling(text_guidance, image_guidance, steps)
     if not 0 <= seed <= MAX_SEED:
         raise UserError(f"--seed: found {seed}; expected 0 to {MAX_SEED}")
@@ -69,6 +71,8 @@ def generate_file(
     facts = {"run": run, "seed": seed, "sampling": sampling}
     if isinstance(model, BagelGenerator) and plan:
         return _in_steps(model, PlanFolder(path, prompt, facts), prompt, sampling, seed)
+    if isinstance(model, BagelGenerator) and model.plans:
+        print("drawing at once; this run also plans, looks and refines: --plan draws in steps", file=sys.stderr)
     with progress(sampling["steps"], "drawing") as bar:
         picture = model.draw(prompt, **sampling, seed=seed, after_step=bar.advance)
     with _writing(path):
@@ -94,8 +98,10 @@ def _in_steps(model: BagelGenerator, folder: PlanFolder, prompt: str, sampling: 
     why, by_itself = "", False
     try:
         with bars.closing():
-            for event in model.steps(prompt, **sampling, seed=seed, after_step=bars.advance):
-                if isinstance(event, Letters):
+            for event in model.steps(prompt, **sampling, seed=seed):
+                if isinstance(event, Sampled):
+                    bars.advance()
+                elif isinstance(event, Letters):
                     teller.letters(event.text)
                 elif isinstance(event, Said):
                     teller.said(event.text, folder.add_text(event.text))
@@ -194,13 +200,11 @@ def _line(text: str) -> str:
     return shown.encode(encoding, "replace").decode(encoding)
 
 
-def _check_prompt(prompt: str) -> None:
+def check_asked(prompt: str) -> None:
+    """Raises UserError for a prompt that cannot be drawn: an empty one, several lines, letters that are none."""
     if not prompt:
         raise UserError('the prompt is empty; say what to draw, such as "a red star"')
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"the prompt: found a character that is none (number {error.start + 1}); expected UTF-8") from error
+    in_one_line(prompt, "the prompt")
     check_prompt(prompt)
 
 

@@ -44,9 +44,14 @@ class PlanFolder:
         self._key = folder.name if re.fullmatch(r"[\w.-]+", folder.name) else "trace"
         self._parts: list[str | Picture] = []  # of the trajectory, with the pictures as files
 
-    def add_text(self, text: str) -> dict[str, Any]:
-        """A text that came to its end: what it is."""
-        self.trajectory.add_text(text)
+    def add_text(self, text: str, *, by_hand: bool = False) -> dict[str, Any]:
+        """A text that came to its end: what it is.
+
+        Args:
+            text: as it was written.
+            by_hand: whether a person wrote it, which the summary and the trace state.
+        """
+        self.trajectory.add_text(text, by_hand=by_hand)
         self._parts.append(text)
         self.events.append(read_text(text))
         return self.events[-1]
@@ -84,6 +89,8 @@ class PlanFolder:
         made.why, made.by_itself = why, by_itself
         folder.mkdir(parents=True, exist_ok=True)
         stated = {**self._facts, "stopped": why, "by_itself": by_itself}
+        if made.by_hand:
+            stated["by_hand"] = [n + 1 for n in made.by_hand]
         trace, read, unread = readable_trace(self._prompt, self._parts, self._key, json.dumps(stated))
         if trace is not None:
             write_traces(folder, [trace])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
@@ -14,7 +14,7 @@ from editkit.data.traces import Inspection, TraceError, parse_inspection, parse_
 from editkit.evaluate.filmstrips import Frame
 
 EMPTY = (184, 184, 184)  # of a trajectory without a picture
-UNREADABLE = "cannot be read"
+UNREADABLE, PLAN_BY_HAND, VERDICT_BY_HAND = "cannot be read", "plan by hand", "verdict by hand"
 
 
 @dataclass
@@ -25,14 +25,18 @@ class Trajectory:
         parts: of both kinds.
         why: it stopped there.
         by_itself: whether the model said so.
+        by_hand: the places, from 0, of texts that a person wrote.
     """
 
     parts: list[str | Image.Image] = field(default_factory=list)
     why: str = ""
     by_itself: bool = False
+    by_hand: list[int] = field(default_factory=list)
 
-    def add_text(self, text: str) -> None:
+    def add_text(self, text: str, *, by_hand: bool = False) -> None:
         """A plan or an inspection, or whatever was written."""
+        if by_hand:
+            self.by_hand.append(len(self.parts))
         self.parts.append(text)
 
     def add_picture(self, pixels_CHW: torch.Tensor) -> None:
@@ -71,23 +75,42 @@ class Trajectory:
         return sum(isinstance(a, Image.Image) and isinstance(b, str) and _inspection(b) is not None for a, b in following)
 
 
-def frames_of(trajectory: Trajectory) -> list[Frame]:
-    """A frame a plan, with the picture and the verdict that follow; what cannot be read is shown as it was written."""
-    frames: list[Frame] = []
-    for part in trajectory.parts:
-        last = frames[-1] if frames else None
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the parts of a step stand in a trajectory, from 0; None = the step has no such part."""
+
+    plan: int | None = None
+    picture: int | None = None
+    verdict: int | None = None
+
+    @property
+    def first(self) -> int:
+        """Of the parts that it has."""
+        return min(number for number in (self.plan, self.picture, self.verdict) if number is not None)
+
+
+def places_of(parts: Sequence[str | Image.Image]) -> list[Place]:
+    """The steps of a trajectory: a plan each, with the picture and the verdict that follow; what cannot be read is a plan."""
+    places: list[Place] = []
+    for n, part in enumerate(parts):
+        last = places[-1] if places else None
         if isinstance(part, Image.Image):
-            if last is None or last.picture is not None or last.verdict:
-                frames.append(Frame(part, "", ""))
+            if last is None or last.picture is not None or last.verdict is not None:
+                places.append(Place(picture=n))
             else:
-                frames[-1] = Frame(part, last.instruction, last.description, note=last.note)
-        elif (seen := _inspection(part)) is not None:
-            if last is None or last.verdict:
-                frames.append(Frame(None, "", "", part, seen.ok))
-            else:
-                frames[-1] = Frame(last.picture, last.instruction, last.description, part, seen.ok, last.note)
+                places[-1] = replace(last, picture=n)
+        elif _inspection(part) is None:
+            places.append(Place(plan=n))
+        elif last is None or last.verdict is not None:
+            places.append(Place(verdict=n))
         else:
-            frames.append(_planned(part))
+            places[-1] = replace(last, verdict=n)
+    return places
+
+
+def frames_of(trajectory: Trajectory) -> list[Frame]:
+    """A frame a step; what cannot be read is shown as it was written."""
+    frames = [_frame(trajectory, place) for place in places_of(trajectory.parts)]
     return frames or [Frame(None, "", "", note="nothing was written")]
 
 
@@ -117,8 +140,19 @@ def _inspection(text: str) -> Inspection | None:
         return None
 
 
-def _planned(text: str) -> Frame:
-    try:
-        return Frame(None, *parse_plan(text))
-    except TraceError:
-        return Frame(None, text, "", note=UNREADABLE)
+def _frame(trajectory: Trajectory, place: Place) -> Frame:
+    plan, picture, verdict = (None if n is None else trajectory.parts[n] for n in (place.plan, place.picture, place.verdict))
+    ins, des, notes = "", "", list[str]()
+    if isinstance(plan, str):
+        try:
+            ins, des = parse_plan(plan)
+        except TraceError:
+            ins = plan
+            notes.append(UNREADABLE)
+    seen = _inspection(verdict) if isinstance(verdict, str) else None
+    by_hand = ((PLAN_BY_HAND, place.plan), (VERDICT_BY_HAND, place.verdict))
+    notes += [what for what, n in by_hand if n in trajectory.by_hand]
+    return Frame(
+        picture if isinstance(picture, Image.Image) else None, ins, des, verdict if isinstance(verdict, str) else "",
+        seen is None or seen.ok, ", ".join(notes),
+    )  # fmt: skip

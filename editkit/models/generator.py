@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,11 +17,11 @@ from editkit.diffusion.timesteps import Timesteps
 from editkit.errors import UserError
 from editkit.models import METADATA
 from editkit.models.adapters import is_adapter
-from editkit.models.bagel.generate import SAID_SO, Drew, Limits, Stopped, Token, Wrote, generate
+from editkit.models.bagel.generate import SAID_SO, Drew, Limits, Sampled, Stopped, Token, Wrote, generate, look_at
 from editkit.models.bagel.load import NETWORK, BagelParts
 from editkit.models.bagel.load import Options as BagelOptions
 from editkit.models.bagel.load import load as load_bagel
-from editkit.models.bagel.parts import Text
+from editkit.models.bagel.parts import Part, Text, Then
 from editkit.models.bagel.released import is_released
 from editkit.models.bagel.session import Drawing, Session, Writing
 from editkit.models.bagel.tokenizer import decode, encode
@@ -45,16 +45,28 @@ class Letters:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A text came to its end, with all its letters."""
+    """A text came to its end.
+
+    Attributes:
+        text: with all its letters.
+        ids: the tokens in which the model wrote it, which need not be those of the text read anew; None = a person wrote it.
+    """
 
     text: str
+    ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A picture came to its end."""
+    """A picture came to its end.
+
+    Attributes:
+        picture: in 8 bits a channel.
+        pixels_CHW: the same as it was drawn, in [-1, 1], on the CPU: what the model goes on from.
+    """
 
     picture: Image.Image
+    pixels_CHW: torch.Tensor = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +82,7 @@ class Ended:
     by_itself: bool
 
 
-Step = Letters | Said | Drawn | Ended
+Step = Letters | Said | Sampled | Drawn | Ended
 
 
 class Generator(Protocol):
@@ -123,10 +135,14 @@ class BagelGenerator:
         drawing: how, unless a call says otherwise.
         writing: how texts are sampled.
         limits: how far it may go.
+        plans: whether it was trained to draw in steps.
     """
 
-    def __init__(self, parts: BagelParts, resolution: int, drawing: Drawing, writing: Writing, limits: Limits) -> None:
+    def __init__(
+        self, parts: BagelParts, resolution: int, drawing: Drawing, writing: Writing, limits: Limits, *, plans: bool = False
+    ) -> None:
         self._parts, self._drawing, self._writing, self._limits = parts, drawing, writing, limits
+        self.plans = plans
         guidance = {"text_guidance": drawing.text_scale, "image_guidance": drawing.image_scale}
         self.defaults: dict[str, Any] = {"steps": drawing.steps, **guidance, "resolution": resolution}
 
@@ -134,16 +150,26 @@ class BagelGenerator:
     def draw(self, prompt: str, *, text_guidance: float, steps: int, seed: int, after_step: Tick | None = None) -> Image.Image:
         """See `Generator.draw`."""
         parts = self._parts
-        side = self.defaults["resolution"] // parts.sizes.latent.px
         how = replace(self._drawing, steps=steps, text_scale=text_guidance)
-        latents_BCHW = self._begin(prompt, seed).draw([0], (side, side), how, after_step)
+        latents_BCHW = self._begin(prompt, seed).draw([0], self._latent_size, how, after_step)
         return to_image(parts.codec.decode(latents_BCHW)[0])
 
     @torch.no_grad()
     def steps(
-        self, prompt: str, *, text_guidance: float, image_guidance: float, steps: int, seed: int, after_step: Tick | None = None
+        self,
+        prompt: str,
+        *,
+        text_guidance: float,
+        image_guidance: float,
+        steps: int,
+        seed: int,
+        begun: Sequence[Said | Drawn] = (),
+        then: Then | None = None,
     ) -> Iterator[Step]:
         """Plans, sketches and verdicts as they come; the last one is `Ended`.
+
+        What goes on from the beginning of a trajectory is what followed there, under the same seed and sampling: the n-th
+        picture has the same noise, whatever stands before it.
 
         Args:
             prompt: what is to be drawn.
@@ -151,16 +177,20 @@ class BagelGenerator:
             image_guidance: how strongly the pictures before count.
             steps: sampling steps of a picture.
             seed: of all random numbers.
-            after_step: called after each sampling step.
+            begun: the texts and pictures to go on from, as they came or as a person changed them.
+            then: what it goes on with first; None = as the network wants. Who decides it gets a plan, a picture and a verdict
+                at least, beyond the recipe's limits too.
         """
         parts, side = self._parts, self.defaults["resolution"]
         how = replace(self._drawing, steps=steps, text_scale=text_guidance, image_scale=image_guidance)
-        session = self._begin(PREFIX + prompt, seed)
+        session = self._begin(PREFIX + prompt, seed, begun)
+        first = iter([then] if then else [])
         ids: list[int] = []
         shown = 0
         for event in generate(
-            session, parts.codec, parts.sizes, (side, side), self._writing, how, self._limits, after_step=after_step
-        ):
+            session, parts.codec, parts.sizes, (side, side), self._writing, how, self._left(begun, then),
+            decide=lambda _, wanted, __: next(first, wanted),
+        ):  # fmt: skip
             if isinstance(event, Token):
                 ids.append(event.id)
                 # A letter of several bytes is no letter until its last token is there.
@@ -170,16 +200,41 @@ class BagelGenerator:
                     shown = len(text)
             elif isinstance(event, Wrote):
                 ids, shown = [], 0
-                yield Said(decode(parts.tokenizer, event.ids))
+                yield Said(decode(parts.tokenizer, event.ids), event.ids)
             elif isinstance(event, Drew):
-                yield Drawn(to_image(event.pixels_CHW))
+                yield Drawn(to_image(event.pixels_CHW), event.pixels_CHW.cpu())
+            elif isinstance(event, Sampled):
+                yield event
             elif isinstance(event, Stopped):
                 yield Ended(event.why, event.why == SAID_SO)
 
-    def _begin(self, text: str, seed: int) -> Session:
+    @property
+    def _latent_size(self) -> tuple[int, int]:
+        side = self.defaults["resolution"] // self._parts.sizes.latent.px
+        return side, side
+
+    def _begin(self, text: str, seed: int, begun: Sequence[Said | Drawn] = ()) -> Session:
+        """What reads the text and what was begun in one pass."""
         parts = self._parts
+        sample: list[Part] = [Text(encode(parts.tokenizer, text))]
+        for part in begun:
+            if isinstance(part, Said):
+                sample.append(Text(encode(parts.tokenizer, part.text) if part.ids is None else part.ids))
+            else:
+                sample += look_at(part.pixels_CHW.to(parts.network.embed_tokens.weight.device), parts.codec, parts.sizes)
         seeds = [picture_seed(seed, 0)]  # as previews count: the picture of a first prompt under evaluate.seed
-        return Session(parts.network, parts.tokens, [[Text(encode(parts.tokenizer, text))]], seeds)
+        session = Session(parts.network, parts.tokens, [sample], seeds)
+        session.pass_over(0, _pictures(begun), self._latent_size)
+        return session
+
+    def _left(self, begun: Sequence[Said | Drawn], then: Then | None) -> Limits:
+        """How far it may still go."""
+        images, parts = max(0, self._limits.images - _pictures(begun)), max(0, self._limits.parts - len(begun))
+        return Limits(images, parts) if then is None else Limits(max(1, images), max(3, parts))
+
+
+def _pictures(begun: Sequence[Said | Drawn]) -> int:
+    return sum(isinstance(part, Drawn) for part in begun)
 
 
 def load_generator(run: str, *, device: torch.device | None = None) -> Generator:
@@ -260,4 +315,5 @@ def _bagel(folder: Path, facts: Mapping[str, Any], device: torch.device | None) 
         drawing = replace(drawing, shift=Timesteps.model_validate(options.get("timesteps", {})).shift)
         writing = replace(writing, max_tokens=options.get("max_text", writing.max_tokens))
         limits = replace(limits, images=options.get("max_pictures", limits.images))
-    return BagelGenerator(parts, _resolution(facts) or latent.px * latent.patch * latent.side, drawing, writing, limits)
+    side = _resolution(facts) or latent.px * latent.patch * latent.side
+    return BagelGenerator(parts, side, drawing, writing, limits, plans=facts.get("method") == PLANS)

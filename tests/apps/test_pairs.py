@@ -134,7 +134,7 @@ def test_what_has_no_pairs_is_one_line(workplace: Path) -> None:
     Path("captions.toml").write_text(SPEC.replace("edit_pairs", "captioned_images"))
     with pytest.raises(UserError, match="found captioned_images; the page shows edit_pairs"):
         launch("pairs", "captions.toml", "127.0.0.1", 0)
-    with pytest.raises(UserError, match="expected one of edit, pairs"):
+    with pytest.raises(UserError, match="expected one of edit, pairs, plan_refine"):
         launch("pears", None, "127.0.0.1", 0)
 
 

@@ -18,61 +18,20 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from editkit.cli import main
-from editkit.data.draws import Draws
 from editkit.data.pictures import Picture
-from editkit.data.prepare import PrepareParams, prepare
 from editkit.data.trace_files import read_traces
-from editkit.data.traces import PlanTrace, plan_text
+from editkit.data.traces import plan_text
 from editkit.evaluate.generate_file import print_generated
 from editkit.evaluate.plan_folder import readable_trace
 from editkit.methods.plan_refine import PlanRefine
-from editkit.methods.protocol import collate
 from editkit.methods.unified import Unified
-from editkit.models import METADATA
-from editkit.models.bagel.load import BagelParts
 from editkit.models.bagel.load import Options as BagelOptions
 from editkit.models.bagel.load import load as load_bagel
 from editkit.models.bagel.session import Session
-from editkit.recipe.load import dump
-from editkit.recipe.schema import Evaluate, Method
-from tests.methods.test_plan_refine import MENDED
+from editkit.recipe.schema import Evaluate
 from tests.methods.test_unified import recipe
+from tests.planners import LEARNED, SAMPLING, TIMES, run_of
 from tests.tiny import encoded, picture, tiny_bagel_parts
-
-SAMPLING = {"steps": 2, "text_guidance": 2.0, "image_guidance": 1.5}
-TIMES = {"timesteps": {"name": "logit_normal", "shift": 2.0}}
-
-
-def run_of(folder: Path, method: str, parts: BagelParts, **options: object) -> Path:
-    """A run as training leaves it."""
-    evaluate = Evaluate(judge="", seed=5, batch_size=1, **SAMPLING)
-    parts.save(folder / "model")
-    (folder / "recipe.toml").write_text(dump(recipe(method=Method(name=method, **TIMES, **options), evaluate=evaluate)))
-    (folder / "run.json").write_text(json.dumps({"method": method, "started": "2026"}))
-    facts = {"name": "small", "method": method, "prepare": {"resolution": 32, "crop": "center"}, "sampling": SAMPLING}
-    (folder / "model" / METADATA).write_text(json.dumps(facts))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def by_heart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose network knows one trace, so that it writes what can be read."""
-    parts = tiny_bagel_parts()
-    method = PlanRefine(recipe(method=Method(name="plan_refine")), PlanRefine.Options(drop_text=0.0), parts)
-    pixels = prepare([p.open() for p in method.pictures_of(LEARNED)], PrepareParams(32))[None]
-    batch = {**method.encode(pixels), "text": [LEARNED.prompt], **collate([method.targets_of(LEARNED)])}
-    optimiser = torch.optim.AdamW(parts.network.parameters(), lr=3e-3)
-    for step in range(110):
-        optimiser.zero_grad()
-        method.loss(batch, Draws(0, [step])).value.backward()
-        optimiser.step()
-    return run_of(tmp_path_factory.mktemp("by_heart"), "plan_refine", parts)
-
-
-# Everything of it is learned, the faulty draft too, which a model of its own would never draw.
-LEARNED = PlanTrace(
-    MENDED.key, MENDED.prompt, tuple(type(s)(s.ins, s.des, s.sketch, s.inspection) for s in MENDED.steps), MENDED.final
-)
 
 
 def generate(*arguments: str) -> int:
@@ -163,7 +122,9 @@ def test_json_is_json_alone_and_the_steps_go_to_stderr(by_heart: Path, workplace
     assert all((folder / name).is_file() for name in names)
     assert json.loads((folder / "generated.json").read_text()) == {k: v for k, v in found.items() if k != "folder"}
     assert generate("a star", "--run", str(by_heart), "--json") == 0
-    assert json.loads(capsys.readouterr().out)["picture"] == "a-star.png"
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["picture"] == "a-star.png"
+    assert shown.err == "drawing at once; this run also plans, looks and refines: --plan draws in steps\n"
 
 
 def test_a_terminal_gets_texts_letter_by_letter(by_heart: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,14 +208,14 @@ def ctrl_c() -> Generator[None, None, None]:
 
 
 def interrupt(at_drawing: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw, calls = Session.draw, itertools.count(1)
+    sample, calls = Session.sample, itertools.count(1)
 
-    def interrupted(self: Session, *arguments: Any) -> torch.Tensor:
+    def interrupted(self: Session, *arguments: Any) -> Generator[int, None, torch.Tensor]:
         if next(calls) == at_drawing:
             os.kill(os.getpid(), signal.SIGINT)
-        return draw(self, *arguments)
+        return sample(self, *arguments)
 
-    monkeypatch.setattr(Session, "draw", interrupted)
+    monkeypatch.setattr(Session, "sample", interrupted)
 
 
 @pytest.mark.usefixtures("ctrl_c")

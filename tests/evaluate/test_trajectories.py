@@ -87,6 +87,10 @@ def test_frames_show_all_that_came_in_its_order() -> None:
         ("hello", "cannot be read", "", True), ("", "", GOOD, True), ("", "", GOOD, False),
     ]  # fmt: skip
     assert frames_of(made())[0].note == "nothing was written"
+    by_hand = Trajectory()
+    for text in ("hello", GOOD):
+        by_hand.add_text(text, by_hand=True)
+    assert frames_of(by_hand)[0].note == "cannot be read, plan by hand, verdict by hand"
 
 
 def test_geneval_in_the_lab_gives_truth_full_marks_and_others_pictures_few(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,13 @@ class Wrote:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampled:
+    """The pictures that are drawn have so many sampling steps behind them."""
+
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
 class Drew:
     """A row drew a picture, pixels in [-1, 1]."""
 
@@ -47,7 +54,7 @@ class Stopped:
     why: str
 
 
-Event = Token | Wrote | Drew | Stopped
+Event = Token | Wrote | Sampled | Drew | Stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,6 @@ def generate(
     drawing: Drawing,
     limits: Limits = Limits(),
     decide: Callable[[int, Then, Sequence[Part]], Then] | None = None,
-    after_step: Callable[[], None] | None = None,
 ) -> Iterator[Event]:
     """Goes on until every row has stopped; events come as they happen.
 
@@ -92,7 +98,6 @@ def generate(
         drawing: how pictures are sampled.
         limits: how far.
         decide: what a row goes on with, given its number, what the network wants and its parts; None = as the network wants.
-        after_step: called after each step of a drawing.
     """
     active = list(range(len(session.parts)))
     drawn, made = dict.fromkeys(active, 0), dict.fromkeys(active, 0)
@@ -115,8 +120,9 @@ def generate(
                 said = session.parts[row][-1]
                 yield Wrote(row, tuple(getattr(said, "ids", ())))
         if plan["image"]:
+            latents_BCHW = yield from _told(session.sample(plan["image"], latent_size, drawing))
             with torch.no_grad():
-                pixels_BCHW = codec.decode(session.draw(plan["image"], latent_size, drawing, after_step))
+                pixels_BCHW = codec.decode(latents_BCHW)
                 shown = {r: look_at(x, codec, config) for r, x in zip(plan["image"], pixels_BCHW, strict=True)}
             for row, pixels_CHW in zip(plan["image"], pixels_BCHW, strict=True):
                 drawn[row] += 1
@@ -124,3 +130,13 @@ def generate(
             session.add(shown)
         for row in (*plan["text"], *plan["image"]):
             made[row] += 1
+
+
+def _told(sampling: Generator[int, None, torch.Tensor]) -> Generator[Sampled, None, torch.Tensor]:
+    """The same, with its steps as events."""
+    while True:
+        try:
+            done = next(sampling)
+        except StopIteration as end:
+            return end.value
+        yield Sampled(done)

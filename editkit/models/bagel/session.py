@@ -6,7 +6,7 @@ on its own parts and its own seed, not on its neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -83,6 +83,20 @@ class Session:
             self.parts[row] += more
         self._logits_BV = self._read(self._cache, parts, self._logits_BV)
 
+    def pass_over(self, row: int, pictures: int, size: tuple[int, int]) -> None:
+        """Leaves out random numbers: the next picture gets the noise of the one behind so many.
+
+        For a row that begins with pictures which another session drew under the same seed, with texts that were written at
+        temperature 0.
+
+        Args:
+            row: whose.
+            pictures: how many.
+            size: height and width of their latents.
+        """
+        for _ in range(pictures):
+            self._noise(row, self._grid(size))
+
     def following(self) -> list[Then]:
         """What the network would go on with in each row: the likeliest of the three."""
         openings = [self._tokens.opening(kind) for kind in KINDS]
@@ -116,11 +130,29 @@ class Session:
             self.parts[row].append(Text(tuple(written[row])))
         self._logits_BV = pending
 
-    @torch.no_grad()
     def draw(
         self, rows: Sequence[int], size: tuple[int, int], drawing: Drawing, after_step: Callable[[], None] | None = None
     ) -> torch.Tensor:
-        """Draws a picture in each of the rows: latents (len(rows), C, height, width). `add` shows it to them.
+        """Draws a picture in each of the rows, as `sample` does.
+
+        Args:
+            rows: that draw.
+            size: height and width of the latents.
+            drawing: how.
+            after_step: called after each of its steps, for those who wait.
+        """
+        sampling = self.sample(rows, size, drawing)
+        while True:
+            try:
+                next(sampling)
+            except StopIteration as end:
+                return end.value
+            if after_step is not None:
+                after_step()
+
+    @torch.no_grad()
+    def sample(self, rows: Sequence[int], size: tuple[int, int], drawing: Drawing) -> Generator[int, None, torch.Tensor]:
+        """Draws a picture in each of the rows, a step at a time. `add` shows it to them.
 
         The text branch lacks the texts behind the last picture, the image branch all pictures: what a prompt, or a plan, adds,
         and what is kept of the picture before.
@@ -129,10 +161,15 @@ class Session:
             rows: that draw.
             size: height and width of the latents.
             drawing: how.
-            after_step: called after each of its steps, for those who wait.
+
+        Yields:
+            How many steps are done.
+
+        Returns:
+            Latents (len(rows), C, height, width).
         """
         latent = self._network.sizes.latent
-        grid = size[0] // latent.patch, size[1] // latent.patch
+        grid = self._grid(size)
         shape = (latent.channels, *size)
         full = _Branch(self._cache, self._template(self._cache, rows, shape))
         no_text = self._branch(rows, without_last_texts, shape) if drawing.text_scale != 1 else None
@@ -142,11 +179,9 @@ class Session:
         no_image = self._branch(rows, without_images, shape) if drawing.image_scale != 1 and any(looks) else None
         scales = [drawing.image_scale if any_picture else 1.0 for any_picture in looks]
         image_scale_B11 = torch.tensor(scales, device=self._device)[:, None, None]
-        count = grid[0] * grid[1]
-        noise = [torch.randn(count, latent.token_dim, generator=self._random[row]) for row in ordered]
-        x_BND = torch.stack(noise).to(self._device)
+        x_BND = torch.stack([self._noise(row, grid) for row in ordered]).to(self._device)
         low, high = drawing.interval
-        for t, t_next in pairwise(sampling_times(drawing.steps, drawing.shift)):
+        for done, (t, t_next) in enumerate(pairwise(sampling_times(drawing.steps, drawing.shift)), 1):
             guided = low < t <= high
             branches = [full, no_text if guided else None, no_image if guided else None]
             v = [self._velocity(branch, x_BND, t) if branch is not None else None for branch in branches]
@@ -154,9 +189,16 @@ class Session:
             if guided:
                 v[0] = guide(v[0], v[1], v[2], drawing.text_scale, image_scale_B11, drawing.renorm, drawing.renorm_min)
             x_BND = x_BND - (t - t_next) * v[0]
-            if after_step is not None:
-                after_step()
+            yield done
         return unpatchify(x_BND[[ordered.index(row) for row in rows]], grid, latent.patch)
+
+    def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        patch = self._network.sizes.latent.patch
+        return size[0] // patch, size[1] // patch
+
+    def _noise(self, row: int, grid: tuple[int, int]) -> torch.Tensor:
+        """The next of a row: (N, D)."""
+        return torch.randn(grid[0] * grid[1], self._network.sizes.latent.token_dim, generator=self._random[row])
 
     def _branch(self, rows: Sequence[int], keep: Callable[[Sample], list[Part]], shape: tuple[int, int, int]) -> _Branch:
         cache = Cache(len(self._network.layers), len(self.parts))

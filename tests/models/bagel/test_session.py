@@ -10,7 +10,7 @@ import torch
 from editkit.diffusion.flow import sampling_times
 from editkit.diffusion.guidance import guide
 from editkit.models.bagel.codec import Codec, vit_view
-from editkit.models.bagel.generate import Drew, Limits, Stopped, Token, Wrote, generate, look_at
+from editkit.models.bagel.generate import Drew, Limits, Sampled, Stopped, Token, Wrote, generate, look_at
 from editkit.models.bagel.network import Bagel
 from editkit.models.bagel.packing import pack, patchify, unpatchify
 from editkit.models.bagel.parts import CleanImage, Gap, NoisedImage, SeenImage, Text
@@ -134,7 +134,7 @@ def taught(kinds: list[str]) -> list[str]:
         session, Codec(config.latent), config, (SIZE, SIZE), Writing(max_tokens=3), PLAIN, Limits(images=2, parts=5),
         decide=lambda row, kind, parts: next(wanted) if row else "stop",
     )  # fmt: skip
-    return [f"{type(e).__name__} {e.row}" for e in events if not isinstance(e, Token)]
+    return [f"{type(e).__name__} {e.row}" for e in events if not isinstance(e, (Token, Sampled))]
 
 
 def test_events_come_in_order_and_rows_end_by_themselves() -> None:
