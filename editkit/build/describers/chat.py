@@ -11,9 +11,9 @@ from PIL import Image
 from pydantic import Field
 
 from editkit.build.describers.protocol import Described, Describing
-from editkit.build.teachers.chat_client import Reply
-from editkit.build.teachers.endpoint import Endpoint, Questions, as_json
 from editkit.data.pictures import png_bytes
+from editkit.models.chat.client import Reply
+from editkit.models.chat.endpoint import Endpoint, Questions, as_json
 from editkit.recipe.schema import PositiveInt
 
 AGREEMENT = {"yes": 1.0, "partly": 0.5, "no": 0.0}  # of the given instruction with the pictures, as a score

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 from PIL import Image
 from pydantic import Field
 
-from editkit.build.teachers.chat_client import Reply
-from editkit.build.teachers.endpoint import Endpoint, Questions, as_json
 from editkit.build.teachers.planner import one_line
 from editkit.data.pictures import Picture, png_bytes
 from editkit.data.traces import Inspection, PlanTrace
+from editkit.models.chat.client import Reply
+from editkit.models.chat.endpoint import Endpoint, Questions, as_json
 from editkit.recipe.schema import PositiveInt
 
 FIELDS = {"verdict": ("correct", "wrong"), "issues": (), "still_to_come": (), "correction": ()}
