@@ -10,6 +10,9 @@ from typing import Any
 # Of models that draw from text: name -> (what draws, looks and sums up; what prints it).
 BENCHES = {
     "geneval": ("editkit.evaluate.benches.geneval_run:evaluate", "editkit.evaluate.benches.geneval_run:print_geneval"),
+    "geneval2": ("editkit.evaluate.benches.geneval2:evaluate", "editkit.evaluate.benches.chat_run:print_chat"),
+    "t2i-compbench": ("editkit.evaluate.benches.compbench:evaluate", "editkit.evaluate.benches.chat_run:print_chat"),
+    "wise": ("editkit.evaluate.benches.wise:evaluate", "editkit.evaluate.benches.chat_run:print_chat"),
 }
 
 
@@ -40,6 +43,20 @@ def run_bench(name: str, run: str, options: BenchOptions) -> dict[str, Any]:
 def print_bench(result: Mapping[str, Any]) -> None:
     """Prints what `run_bench` returned."""
     _named(BENCHES[result["bench"]][1])(result)
+
+
+def without_nan(value: Any) -> Any:
+    """None for NaN, which JSON does not have, inside dictionaries."""
+    if isinstance(value, dict):
+        return {k: without_nan(v) for k, v in value.items()}
+    return None if isinstance(value, float) and value != value else value
+
+
+def with_nan(value: Any) -> Any:
+    """What `without_nan` was given."""
+    if isinstance(value, dict):
+        return {k: with_nan(v) for k, v in value.items()}
+    return float("nan") if value is None else value
 
 
 def _named(path: str) -> Callable[..., Any]:

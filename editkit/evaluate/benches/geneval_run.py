@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,15 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from editkit.errors import UserError
-from editkit.evaluate.benches import BenchOptions
+from editkit.evaluate.benches import BenchOptions, with_nan, without_nan
+from editkit.evaluate.benches.against import (
+    SUMMARY,
+    Earlier,
+    check_judge,
+    difference,
+    difference_line,
+    find_results,
+)
 from editkit.evaluate.benches.drawing import Wanted, count_empty, draw_missing, load_drawer, read_drawn, seed_of, sha256_of
 from editkit.evaluate.benches.geneval import (
     SAMPLES,
@@ -28,13 +35,12 @@ from editkit.evaluate.benches.geneval import (
     check_classes,
     classes_of,
     read_prompts,
-    read_results,
     read_samples,
     score_folder,
     write_prompt_folders,
     write_results,
 )
-from editkit.evaluate.benches.geneval_summary import Rows, compare, print_summary, summarise
+from editkit.evaluate.benches.geneval_summary import Rows, print_summary, summarise
 from editkit.evaluate.benches.judge_file import REAL, load_detector
 from editkit.evaluate.benches.scene_bench import (
     FOLDER,
@@ -49,25 +55,8 @@ from editkit.evaluate.benches.scene_reader import READER
 from editkit.evaluate.target import Target, eval_folder, find_target
 from editkit.files import write_whole
 from editkit.lab.scene_art import GLYPHS
-from editkit.runs import find_run
 
-SUMMARY = "summary.json"
 LAB_PROMPTS = 350  # fifty of each category, where there are as many
-
-
-@dataclass(frozen=True, slots=True)
-class Earlier:
-    """Results to compare with.
-
-    Attributes:
-        name: whose they are.
-        rows: one a picture.
-        judge: who looked; "" where that is not known.
-    """
-
-    name: str
-    rows: Rows
-    judge: str
 
 
 def evaluate(run: str, options: BenchOptions) -> dict[str, Any]:
@@ -89,10 +78,10 @@ def evaluate(run: str, options: BenchOptions) -> dict[str, Any]:
     target = find_target(run)
     prompts, name = _prompts(options)
     bench = target.place / "evaluation" / FOLDER / name
-    against = _earlier(options.against, name) if options.against else None
+    against = find_results(options.against, f"{FOLDER}/{name}") if options.against else None
     detector = load_detector(options.judge or _judge(target, prompts))
     check_classes(prompts, detector, name)
-    _check_judges(against, detector)
+    check_judge(against, detector.name)
     drawer = load_drawer(run)
     seed, samples = target.recipe.evaluate.seed if target.recipe else 0, options.samples or SAMPLES
     facts = {"run": run, "bench": "geneval", "prompts_sha256": sha256_of(prompts), "seed": seed}
@@ -120,18 +109,16 @@ def _score_folder(folder: Path, options: BenchOptions) -> dict[str, Any]:
     place = folder
     if drawn is None:
         place = eval_folder("-".join(folder.resolve().parts[-2:])) / "evaluation" / FOLDER
-    against = _earlier(options.against, folder.name) if options.against else None
+    against = find_results(options.against, f"{FOLDER}/{folder.name}") if options.against else None
     detector = load_detector(options.judge or _detector_of([p.asked for p in found]))
     check_classes([p.asked for p in found], detector, str(folder))
-    _check_judges(against, detector)
+    check_judge(against, detector.name)
     return _summarise(str(folder), folder, place, detector, len(found[0].samples), against)
 
 
 def _summarise(run: str, bench: Path, place: Path, detector: Detector, samples: int, against: Earlier | None) -> dict[str, Any]:
     rows = score_folder(bench, detector, samples=samples)
-    compared = None
-    if against is not None:
-        compared = {"run": against.name, **compare(official_rows(rows) or rows, official_rows(against.rows) or against.rows)}
+    compared = difference(rows, against) if against is not None else None
     place.mkdir(parents=True, exist_ok=True)
     write_results(place / RESULTS, rows)
     official = official_rows(rows)
@@ -147,7 +134,7 @@ def _summarise(run: str, bench: Path, place: Path, detector: Detector, samples: 
         "beyond": _beyond(rows) if official else {},
         "against": compared,
     }
-    result = _without_nan(result)
+    result = without_nan(result)
     write_whole(place / SUMMARY, json.dumps(result, indent=1))
     return result
 
@@ -165,7 +152,7 @@ def _beyond(rows: Rows) -> dict[str, Any]:
 def print_geneval(result: Mapping[str, Any]) -> None:
     """The official summary with its standard errors, what the lab's prompts tell further, and the paired difference."""
     console = Console()
-    print_summary(_with_nan(result["summary"]), result["judge"], console)
+    print_summary(with_nan(result["summary"]), result["judge"], console)
     if result["beyond"]:
         table = Table("beyond GenEval", Column("correct", justify="right"))
         for name, found in result["beyond"].items():
@@ -176,45 +163,6 @@ def print_geneval(result: Mapping[str, Any]) -> None:
     if result["against"]:
         console.print(difference_line(result["run"], result["against"]), soft_wrap=True)
     console.print(f"{result['samples']} pictures a prompt: {result['results']}", soft_wrap=True)
-
-
-def difference_line(run: str, found: Mapping[str, Any]) -> str:
-    """A paired difference in words."""
-    low, middle, high = (f"{100 * found[name]:+.2f}" for name in ("low", "difference", "high"))
-    return f"{run} against {found['run']}: {middle} points overall, 95 % of paired draws {low} to {high}, p = {found['p']:.3f}"
-
-
-def compare_runs(folders: Mapping[str, Path]) -> dict[str, list[dict[str, Any]]]:
-    """Paired differences of runs that were asked the same, seen by the same detector.
-
-    Args:
-        folders: name -> run folder; the others are compared with the first.
-
-    Returns:
-        Bench -> for each other run `run`, `against`, and what `compare` returns; only benches that both were scored on.
-    """
-    benches = {name: _scored(folder) for name, folder in folders.items()}
-    first, *others = folders
-    found: dict[str, list[dict[str, Any]]] = {}
-    for bench, theirs in benches[first].items():
-        for other in others:
-            ours = benches[other].get(bench)
-            if ours is None or ours.judge != theirs.judge:
-                continue
-            rows = [official_rows(e.rows) or e.rows for e in (ours, theirs)]
-            try:
-                found.setdefault(bench, []).append({"of": other, "run": first, **compare(*rows)})
-            except UserError:
-                continue  # of the same name, and on other prompts
-    return found
-
-
-def _scored(run: Path) -> dict[str, Earlier]:
-    """Bench -> results, of all that a run was scored on."""
-    found = {}
-    for path in sorted((run / "evaluation" / FOLDER).glob(f"*/{RESULTS}")):
-        found[path.parent.name] = Earlier(run.name, read_results(path), _judge_of(path))
-    return found
 
 
 def _prompts(options: BenchOptions) -> tuple[list[dict[str, Any]], str]:
@@ -238,31 +186,6 @@ def _detector_of(prompts: Rows) -> str:
     return READER if classes_of(prompts) <= set(GLYPHS) else REAL
 
 
-def _earlier(name: str, bench: str) -> Earlier:
-    """Results to compare with: of a run on the same bench, of a bench folder, or a file."""
-    path = Path(name)
-    if path.is_dir() and (path / RESULTS).is_file():
-        path /= RESULTS
-    elif not path.is_file():
-        folder = find_run(name) if not path.is_dir() or (path / "run.json").is_file() else path
-        path = folder / "evaluation" / FOLDER / bench / RESULTS
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; score it first: editkit eval {name} --bench geneval")
-    return Earlier(name, read_results(path), _judge_of(path))
-
-
-def _judge_of(results: Path) -> str:
-    path = results.parent / SUMMARY
-    return json.loads(path.read_text(encoding="utf-8"))["judge"] if path.is_file() else ""
-
-
-def _check_judges(against: Earlier | None, detector: Detector) -> None:
-    if against is not None and against.judge not in ("", detector.name):
-        raise UserError(
-            f"{against.name}: was seen by {against.judge}, and this would be by {detector.name}; name one detector: --judge"
-        )
-
-
 def _is_bench(path: Path) -> bool:
     if not path.is_dir() or (path / "run.json").is_file():
         return False
@@ -271,16 +194,3 @@ def _is_bench(path: Path) -> bool:
 
 def _share(share: float, error: float | None) -> str:
     return f"{100 * share:.2f} %" + ("" if error is None else f" ± {100 * error:.2f}")
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    return None if isinstance(value, float) and value != value else value
-
-
-def _with_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _with_nan(v) for k, v in value.items()}
-    return float("nan") if value is None else value

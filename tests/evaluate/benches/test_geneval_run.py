@@ -20,9 +20,10 @@ from PIL import Image
 
 from editkit.cli import main
 from editkit.evaluate.benches import BenchOptions
+from editkit.evaluate.benches.against import compare_runs
 from editkit.evaluate.benches.drawing import DRAWN, count_empty, seed_of
 from editkit.evaluate.benches.geneval import read_folder, read_prompts, write_prompt_folders, write_sample
-from editkit.evaluate.benches.geneval_run import compare_runs, evaluate, print_geneval
+from editkit.evaluate.benches.geneval_run import evaluate, print_geneval
 from editkit.evaluate.benches.geneval_summary import summarise
 from editkit.evaluate.benches.scene_bench import bench_prompts
 from editkit.evaluate.trajectories import EMPTY
@@ -217,10 +218,10 @@ def test_two_runs_are_compared_prompt_by_prompt(runs: Path, reader: str, capsys:
         main(["eval", *given, "--against", "other"])
     assert "direct against other: " in capsys.readouterr().out
     found = compare_runs({"other": Path("runs/other"), "direct": Path("runs/direct")})
-    assert found["scenes-7"][0]["difference"] == against["difference"]
+    assert found["geneval/scenes-7"][0]["difference"] == against["difference"]
     summary = Path(theirs["folder"]) / "summary.json"
     summary.write_text(json.dumps(json.loads(summary.read_text()) | {"judge": "another"}))
-    assert "was seen by another" in refused(capsys, *given, "--against", "other")
+    assert "was judged by another" in refused(capsys, *given, "--against", "other")
     assert compare_runs({"other": Path("runs/other"), "direct": Path("runs/direct")}) == {}
 
 
