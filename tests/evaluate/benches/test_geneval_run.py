@@ -35,6 +35,7 @@ from tests.evaluate.test_generate_file import run_of
 from tests.models.test_scene_reader import HUES, KINDS, small
 from tests.tiny import tiny_bagel_parts
 
+RUN_FACTS = {"state": "done", "started": "2026", "machine": {"name": "any"}, "data": {"sha256": "0" * 64}}
 FEW = ["--pairs", "7", "--samples", "2"]  # a prompt of each category
 
 
@@ -219,6 +220,12 @@ def test_two_runs_are_compared_prompt_by_prompt(runs: Path, reader: str, capsys:
     assert "direct against other: " in capsys.readouterr().out
     found = compare_runs({"other": Path("runs/other"), "direct": Path("runs/direct")})
     assert found["geneval/scenes-7"][0]["difference"] == against["difference"]
+    for name in ("other", "direct"):  # what `compare` reads besides
+        (Path("runs") / name / "run.json").write_text(json.dumps(RUN_FACTS))
+        (Path("runs") / name / "metrics.jsonl").write_text("")
+    with pytest.raises(SystemExit):
+        main(["compare", "other", "direct"])
+    assert "geneval/scenes-7: direct against other: " in capsys.readouterr().out
     summary = Path(theirs["folder"]) / "summary.json"
     summary.write_text(json.dumps(json.loads(summary.read_text()) | {"judge": "another"}))
     assert "was judged by another" in refused(capsys, *given, "--against", "other")
