@@ -150,22 +150,39 @@ def evaluate(
     run: str,
     /,
     *,
-    bench: Annotated[str | None, Parameter(help="A data spec to test on, or tradeoff; default: the recipe's data.")] = None,
-    pairs: Annotated[int | None, Parameter(help="How many pairs; default: as the recipe says.")] = None,
+    bench: Annotated[
+        str | None,
+        Parameter(help="A data spec to test on; tradeoff; geneval, geneval2, t2i-compbench, wise; default: the recipe's data."),
+    ] = None,
+    pairs: Annotated[
+        int | None, Parameter(help="How many pairs, or lab prompts; default: as the recipe, or the bench, has it.")
+    ] = None,
+    prompts: Annotated[str, Parameter(help="Of a bench that draws: its prompt file; geneval has 350 of the lab's own.")] = "",
+    samples: Annotated[int, Parameter(help="Pictures a prompt; default: as the bench has it (geneval: 4).")] = 0,
+    judge: Annotated[str, Parameter(help="Who looks: lab:judges/scene_reader, a run of one, mask2former, FILE.toml.")] = "",
+    against: Annotated[str, Parameter(help="Another run, or its results: the paired difference.")] = "",
     json: Json = False,
 ) -> None:
     """Judge the edits of a run: followed, kept, and both baselines; or, with --bench tradeoff, over image guidance.
 
+    With --bench geneval, geneval2, t2i-compbench or wise a model that draws from text is judged: what is missing is drawn, in
+    the official layout under evaluation/ of the run; the same command goes on where it was stopped. A folder in that layout,
+    whoever drew it, may stand in the run's place. docs/BENCHES.md says more.
+
     Example: editkit eval latest --json
+    Example: editkit eval runs/plan-refine-20260101-120000 --bench geneval --against runs/tiny-bagel-20260101-110000
+    Example: editkit eval latest --bench geneval --prompts evaluation_metadata.jsonl --judge mask2former
     """
     with quick_imports():
+        from editkit.evaluate.benches import BenchOptions
         from editkit.evaluate.run import evaluate as run_evaluation
-        from editkit.evaluate.scores import print_scores
+        from editkit.evaluate.run import print_evaluation
         from editkit.progress import alone
 
+    options = BenchOptions(prompts=prompts, samples=samples, judge=judge, against=against)
     with alone(json):
-        result = run_evaluation(run, bench=bench, pairs=pairs)
-    _report(result, json, print_scores)
+        result = run_evaluation(run, bench=bench, pairs=pairs, options=options)
+    _report(result, json, print_evaluation)
 
 
 @app.command

@@ -29,7 +29,7 @@ FROZEN = {
         "--seed",
         "--json",
     },
-    "eval": {"--bench", "--pairs", "--json"},
+    "eval": {"--bench", "--pairs", "--prompts", "--samples", "--judge", "--against", "--json"},
     "compare": {"--json"},
     "demo": {"--run", "--host", "--port"},
     "publish": {"--repo", "--private", "--dry-run"},

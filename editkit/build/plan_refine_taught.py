@@ -30,7 +30,6 @@ from editkit.build.rows import Row, image
 from editkit.build.self_sampled import fingerprint
 from editkit.build.stages import DROPPED, Gathering, Stage
 from editkit.build.teachers.captions import NO_REPLY, Captions
-from editkit.build.teachers.endpoint import Questions
 from editkit.build.teachers.inspector import Asked, InspectorOptions, inspections
 from editkit.build.teachers.planner import FIELDS, PlannerOptions, question, steps_of_reply
 from editkit.build.teachers.protocol import key_of
@@ -41,6 +40,7 @@ from editkit.data.spec import DataSpec
 from editkit.data.trace_files import read_traces
 from editkit.data.traces import Inspection, NeedLoss, PlanTrace, TraceError, check_trace
 from editkit.errors import UserError
+from editkit.models.chat.endpoint import Questions
 from editkit.models.locate import version_of
 from editkit.recipe.schema import Fraction, NonNegativeInt, PositiveInt, Section
 

@@ -23,7 +23,8 @@ def compare(runs: Sequence[str]) -> dict[str, Any]:
     """Compares two or more runs.
 
     Returns:
-        {"runs": [...], "recipe": {key: [value a run]}, "scores": {name: [...]}, "cost": {name: [...]}, "chart": path}.
+        {"runs": [...], "recipe": {key: [value a run]}, "scores": {name: [...]}, "cost": {name: [...]}, "benches": {name: paired
+        differences from the first run, where both were scored}, "chart": path}.
     """
     folders = [find_run(r) for r in runs]
     if len(folders) < 2:
@@ -47,6 +48,7 @@ def compare(runs: Sequence[str]) -> dict[str, Any]:
             "machine": [f["machine"]["name"] for f in facts],
             "data": [f["data"]["sha256"][:12] for f in facts],
         },
+        "benches": _benches(dict(zip([f.name for f in folders], folders, strict=True))),
         "chart": str(chart),
     }
 
@@ -60,7 +62,24 @@ def print_comparison(result: Mapping[str, Any]) -> None:
             shown = [figure(key, v) if title == "scores" else ("-" if v is None else str(v)) for v in values]
             table.add_row(key, *shown)
         console.print(table)
+    for bench, found in result["benches"].items():
+        for one in found:
+            console.print(f"{bench}: {_in_words(one)}", soft_wrap=True)
     console.print(f"curves: {result['chart']}", soft_wrap=True)
+
+
+def _benches(folders: Mapping[str, Path]) -> dict[str, Any]:
+    if not any(folder.glob("evaluation/*/*/results.jsonl") for folder in folders.values()):
+        return {}
+    from editkit.evaluate.benches.against import compare_runs
+
+    return compare_runs(folders)
+
+
+def _in_words(found: Mapping[str, Any]) -> str:
+    from editkit.evaluate.benches.against import difference_line
+
+    return difference_line(found["of"], found)
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,29 +1,56 @@
-"""Judging a finished run again, on its own test split or on another data set."""
+"""Judging a finished run again: its edits, on its own test split or on another data set; or what it draws, on a bench."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from editkit.data.read import open_dataset
 from editkit.errors import UserError
+from editkit.evaluate.benches import BENCHES, BenchOptions, print_bench, run_bench
 from editkit.evaluate.edits import Editor, evaluate_editor
 from editkit.evaluate.report import write_report
-from editkit.evaluate.scores import kinds_of
+from editkit.evaluate.scores import kinds_of, print_scores
+from editkit.evaluate.target import Target, eval_folder, find_target
 from editkit.evaluate.tradeoff import measure_tradeoff
 from editkit.models.editor import load_editor
-from editkit.models.locate import locate_model
 from editkit.models.precision import choose_device, computing
-from editkit.recipe.load import load_recipe
 from editkit.recipe.schema import Evaluate
-from editkit.runs import find_run
 
 DEFAULT_PAIRS = 500
 TRADEOFF = "tradeoff"  # a bench of its own: the run's test data over image guidance
 
 
-def evaluate(run: str, *, bench: str | None = None, pairs: int | None = None) -> dict[str, Any]:
+def evaluate(
+    run: str, *, bench: str | None = None, pairs: int | None = None, options: BenchOptions | None = None
+) -> dict[str, Any]:
+    """Scores what a run edits or, on a bench of `editkit.evaluate.benches.BENCHES`, draws.
+
+    Args:
+        run, pairs: see `evaluate_edits`; on a bench, `pairs` is the number of the lab's own prompts.
+        bench: of either kind; a file or folder of such a name is written ./NAME.
+        options: of a bench; None = its own.
+
+    Returns:
+        See `evaluate_edits`, and the bench.
+    """
+    _check_numbers(pairs, options)
+    if bench in BENCHES:
+        return run_bench(bench, run, replace(options or BenchOptions(), pairs=pairs or 0))
+    given = [f"--{f.name}" for f in fields(BenchOptions) if options is not None and getattr(options, f.name)]
+    if given:
+        raise UserError(f"{given[0]}: found it without a bench that draws; expected --bench {' or '.join(BENCHES)}")
+    return evaluate_edits(run, bench=bench, pairs=pairs)
+
+
+def print_evaluation(result: Mapping[str, Any]) -> None:
+    """The figures for people."""
+    (print_bench if "bench" in result else print_scores)(result)
+
+
+def evaluate_edits(run: str, *, bench: str | None = None, pairs: int | None = None) -> dict[str, Any]:
     """Scores the edits of a run.
 
     Args:
@@ -38,7 +65,8 @@ def evaluate(run: str, *, bench: str | None = None, pairs: int | None = None) ->
     """
     device = choose_device()
     editor = load_editor(run, device=device)
-    folder, options, data = _settings(run, editor)
+    judged = find_target(run)
+    options, data = _settings(judged, editor)
     where = data if bench in (None, TRADEOFF) else bench
     if not where:
         raise UserError(
@@ -48,8 +76,8 @@ def evaluate(run: str, *, bench: str | None = None, pairs: int | None = None) ->
     dataset = open_dataset(where, "test")
     if dataset.info["kind"] != "edit_pairs":
         raise UserError(f"{where}: found {dataset.info['kind']}; the scores compare with targets and need edit_pairs")
-    own = folder if folder is not None and where == data else None
-    target = own or Path("runs") / f"eval-{Path(run.replace(':', '-')).name}"
+    own = judged.run if where == data else None
+    target = own or eval_folder(run)
     measure = measure_tradeoff if bench == TRADEOFF else evaluate_editor
     with computing(device, "bf16"):
         measured = measure(editor, dataset, target, options)
@@ -62,18 +90,15 @@ def evaluate(run: str, *, bench: str | None = None, pairs: int | None = None) ->
     return result
 
 
-def _settings(run: str, editor: Editor) -> tuple[Path | None, Evaluate, str]:
-    """(run folder, evaluation settings, test data) of a run; a model that was shipped or published has its recipe beside it."""
-    folder: Path | None = None
-    try:
-        folder = find_run(run)
-        path = folder / "recipe.toml"
-    except UserError:
-        if run == "latest":
-            raise
-        path = locate_model(run) / "recipe.toml"
-    if path.is_file():
-        recipe, _ = load_recipe(path)
-        return folder, recipe.evaluate, recipe.data.test or recipe.data.train
+def _check_numbers(pairs: int | None, options: BenchOptions | None) -> None:
+    for name, value in (("--pairs", pairs), ("--samples", options.samples if options is not None else None)):
+        if value is not None and value < 0:
+            raise UserError(f"{name}: found {value}; expected a whole number from 1")
+
+
+def _settings(target: Target, editor: Editor) -> tuple[Evaluate, str]:
+    """(evaluation settings, test data); a model that was shipped or published has its recipe beside it."""
+    if target.recipe is not None:
+        return target.recipe.evaluate, target.recipe.data.test or target.recipe.data.train
     defaults = {k: v for k, v in editor.defaults.items() if k in ("steps", "text_guidance", "image_guidance")}
-    return None, Evaluate().model_copy(update=defaults), ""
+    return Evaluate().model_copy(update=defaults), ""

@@ -83,6 +83,14 @@ def _inspection(asked: str, seen: bool) -> str:
     return json.dumps({**verdict, "still_to_come": "a red ball." if "Step 2" not in asked else ""})
 
 
+def _judgement(content: list[dict[str, Any]], schema: dict[str, Any]) -> str:
+    """Of the words that every field allows, the darker the picture the earlier: the first one for black, the last for white."""
+    with Image.open(io.BytesIO(base64.b64decode(content[1]["image_url"]["url"].partition(",")[2]))) as picture:
+        light = picture.convert("L").resize((1, 1)).getpixel((0, 0)) / 255
+    words = {name: field["enum"] for name, field in schema["properties"].items()}
+    return json.dumps({name: some[round(light * (len(some) - 1))].capitalize() + "." for name, some in words.items()})
+
+
 @contextmanager
 def chat_server(log: Path) -> Iterator[ChatServer]:
     """Runs until the block ends."""
@@ -133,6 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, _completion(_plan(caption)))
         if named == "inspection":
             return self._send(200, _completion(_inspection(caption, len(content) > 1)))
+        if named == "judgement":
+            said = _judgement(content, body["response_format"]["json_schema"]["schema"])
+            return self._send(200, _completion(said[:-2] if "[malformed always]" in caption else said))
         if not isinstance(content, str):
             return self._send(200, _completion(_difference(content)))
         return self._send(200, self._completion(caption, first))

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from editkit.build.rows import Row
-from editkit.build.teachers import chat_client
 from editkit.build.teachers.chat import PROMPT, ChatOptions, ChatTeacher
 from editkit.build.text_filters import SelectTexts
 from editkit.errors import UserError
+from editkit.models.chat import client as chat_client
 from tests.build.chat_server import SLOW_S, ChatServer
 
 

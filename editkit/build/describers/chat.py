@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -11,9 +10,9 @@ from PIL import Image
 from pydantic import Field
 
 from editkit.build.describers.protocol import Described, Describing
-from editkit.build.teachers.chat_client import Reply
-from editkit.build.teachers.endpoint import Endpoint, Questions, as_json
-from editkit.data.pictures import png_bytes
+from editkit.models.chat.client import Reply
+from editkit.models.chat.endpoint import Endpoint, Questions, as_json
+from editkit.models.chat.pictures import picture_content
 from editkit.recipe.schema import PositiveInt
 
 AGREEMENT = {"yes": 1.0, "partly": 0.5, "no": 0.0}  # of the given instruction with the pictures, as a score
@@ -59,8 +58,8 @@ class _Asking:
 
     def look(self, source: Image.Image, target: Image.Image, given: str) -> _Question:
         asked = self._options.prompt.replace("{given}", GIVEN.replace("{text}", given) if given else NONE_GIVEN)
-        urls = [f"data:image/png;base64,{base64.b64encode(self._shown(p)).decode()}" for p in (source, target)]
-        content = [{"type": "text", "text": asked}, *({"type": "image_url", "image_url": {"url": url}} for url in urls)]
+        shown = [picture_content(p, self._options.side) for p in (source, target)]
+        content = [{"type": "text", "text": asked}, *shown]
         body = {
             "model": self._options.model,
             "messages": [{"role": "user", "content": content}],
@@ -74,10 +73,6 @@ class _Asking:
     def describe(self, seen: Sequence[_Question]) -> list[Described | None]:
         replies = self._questions.answers([question.body for question in seen], tuple(FIELDS))
         return [_read(reply, question.about_given) for reply, question in zip(replies, seen, strict=True)]
-
-    def _shown(self, picture: Image.Image) -> bytes:
-        picture.thumbnail((self._options.side, self._options.side), Image.Resampling.LANCZOS)
-        return png_bytes(picture)
 
 
 @dataclass(frozen=True, slots=True)

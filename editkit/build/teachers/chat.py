@@ -15,8 +15,8 @@ from pydantic import Field
 
 from editkit.build.rows import Row
 from editkit.build.teachers.captions import Captions, proposal
-from editkit.build.teachers.chat_client import Reply
-from editkit.build.teachers.endpoint import Endpoint, Questions, as_json
+from editkit.models.chat.client import Reply
+from editkit.models.chat.endpoint import Endpoint, Questions, as_json
 from editkit.recipe.schema import PositiveInt
 
 VERSION = 1

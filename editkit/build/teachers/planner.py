@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from editkit.build.teachers.endpoint import Endpoint, as_json
+from editkit.models.chat.endpoint import Endpoint, as_json
 from editkit.recipe.schema import PositiveInt
 
 MAX_STEPS = 5  # pictures of a trace, as in the paper

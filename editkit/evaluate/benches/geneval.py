@@ -10,8 +10,8 @@ another detector are to be named with it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -152,18 +152,60 @@ def read_folder(folder: Path) -> list[PromptFolder]:
     return found
 
 
-def score_folder(folder: Path, detector: Detector, nms_iou: float = NMS_IOU) -> list[dict[str, Any]]:
-    """Judges every picture of a bench folder.
+def read_samples(folder: Path, samples: int = 0) -> list[PromptFolder]:
+    """A bench folder with as many pictures of every prompt.
+
+    Args:
+        folder: see `read_folder`.
+        samples: how many, the first ones; 0 = all that are there.
+
+    Raises:
+        UserError: see `read_folder`; or a prompt has fewer pictures, as where the drawing was stopped.
+    """
+    prompts = read_folder(folder)
+    most = max(prompts, key=lambda p: len(p.samples))
+    wanted = samples or len(most.samples)
+    for prompt in prompts:
+        if len(prompt.samples) < wanted:
+            beside = "--samples asks for" if samples else f"{most.folder.name} has"
+            raise UserError(
+                f"{prompt.folder / 'samples'}: found {len(prompt.samples)} pictures, and {beside} {wanted}; expected as many "
+                "of every prompt, so draw the rest, or score fewer with --samples"
+            )
+    return [replace(prompt, samples=prompt.samples[:wanted]) for prompt in prompts]
+
+
+def classes_of(prompts: Iterable[Mapping[str, Any]]) -> set[str]:
+    """All that the lines of a prompt file ask for."""
+    return {entry["class"] for asked in prompts for entry in (*asked["include"], *asked.get("exclude", ()))}
+
+
+def check_classes(prompts: Iterable[Mapping[str, Any]], detector: Detector, where: str) -> None:
+    """Looks whether a detector can find what the lines of a prompt file ask for.
+
+    Args:
+        prompts: the lines.
+        detector: what will look.
+        where: they come from, for the message.
+
+    Raises:
+        UserError: it cannot, which would be no failure of a model.
+    """
+    unknown = classes_of(prompts) - detector.classes
+    if unknown:
+        some = ", ".join(sorted(unknown)[:5])
+        raise UserError(f"{where}: found prompts on {some}, which {detector.name} does not know; choose another detector")
+
+
+def score_folder(folder: Path, detector: Detector, nms_iou: float = NMS_IOU, samples: int = 0) -> list[dict[str, Any]]:
+    """Judges the pictures of a bench folder, `samples` of each prompt; see `read_samples`.
 
     Returns:
         A row a picture, with the keys of the official results (filename, tag, prompt, correct, reason, metadata and details as
         JSON) and `atoms`, [right, asked].
     """
-    prompts = read_folder(folder)
-    unknown = {e["class"] for p in prompts for e in (*p.asked["include"], *p.asked.get("exclude", ()))} - detector.classes
-    if unknown:
-        some = ", ".join(sorted(unknown)[:5])
-        raise UserError(f"{folder}: found prompts on {some}, which {detector.name} does not know; choose another detector")
+    prompts = read_samples(folder, samples)
+    check_classes((p.asked for p in prompts), detector, str(folder))
     rows = []
     with progress(sum(len(p.samples) for p in prompts), f"looking with {detector.name}") as bar:
         for row in _rows(prompts, folder, detector, nms_iou):

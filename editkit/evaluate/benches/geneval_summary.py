@@ -97,13 +97,16 @@ def print_summary(summary: Mapping[str, Any], detector: str, console: Console | 
 
 
 def _by_prompt(rows: Rows) -> dict[str, dict[str, np.ndarray]]:
-    """Tag -> prompt -> which of its pictures are right; a prompt is told by its folder too, for a file may ask one twice."""
-    found: dict[str, dict[str, list[bool]]] = {}
+    """Tag -> prompt -> which of its pictures are right; a prompt is told by its folder too, for a file may ask one twice.
+
+    Where the rows have a "score" in [0, 1], as of benches that know more than right and wrong, it stands for that.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         # the official rows name pictures by whole paths, of which NNNNN/samples/NNNN.png is the same for every model
         parts = PurePosixPath(str(row.get("filename", "")).replace("\\", "/")).parts
-        name = f"{parts[-3] if len(parts) > 2 else ''} {row['prompt']}"
-        found.setdefault(row["tag"], {}).setdefault(name, []).append(bool(row["correct"]))
+        name = f"{parts[-3] if len(parts) > 2 and parts[-3].isdecimal() else ''} {row['prompt']}"
+        found.setdefault(row["tag"], {}).setdefault(name, []).append(row.get("score", bool(row["correct"])))
     return {tag: {name: np.array(right) for name, right in prompts.items()} for tag, prompts in found.items()}
 
 

@@ -6,6 +6,7 @@ are the lab's, so no figure here compares with a published one.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,11 @@ from PIL import Image
 
 from editkit.errors import UserError
 from editkit.evaluate.benches.geneval import Detector, score_folder, write_prompt_folders, write_results, write_sample
-from editkit.evaluate.benches.geneval_summary import summarise
+from editkit.evaluate.benches.geneval_summary import Rows, summarise
 from editkit.lab.scene_prompts import TAGS, prompts, unseen_in
 
 AVATARS = "lab:judges"  # what a recipe that names no judge has
+NO_DETECTORS = ("", AVATARS, "target")  # in a recipe's evaluate.judge: what cannot look for objects
 FOLDER, RESULTS = "geneval", "results.jsonl"
 MULTI = "multi"  # the category that is ours
 SEED = 0  # of the prompts
@@ -79,12 +81,23 @@ def score_scenes(
     write_results(bench / RESULTS, rows)
     whole = summarise(rows)
     by_category = {tag: found["correct"] for tag, found in whole["tags"].items()}
-    official = [(row, bool(unseen_in(a))) for row, a in zip(rows, asked, strict=True) if row["tag"] != MULTI]
     scores = {"demands_met": whole["atoms"]} | ({MULTI: by_category[MULTI]} if MULTI in by_category else {})
-    if official:
-        summary = summarise([row for row, _ in official])
+    if official := official_rows(rows):
+        summary = summarise(official)
         scores |= {"geneval": summary["overall"], "geneval_stderr": summary["stderr"]}
-    for name, wanted in (("geneval_seen", False), ("geneval_unseen", True)):
-        if some := [row for row, unseen in official if unseen == wanted]:
-            scores[name] = summarise(some)["overall"]
+    for name, some in by_composition(official).items():
+        scores[f"geneval_{name}"] = summarise(some)["overall"]
     return {name: value for name, value in scores.items() if value == value}, by_category
+
+
+def official_rows(rows: Rows) -> list[Mapping[str, Any]]:
+    """The results in GenEval's own categories, of which its overall figure is the mean."""
+    return [row for row in rows if row["tag"] != MULTI]
+
+
+def by_composition(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
+    """The results on prompts without ("seen") and with ("unseen") a composition that training never shows."""
+    found: dict[str, list[Mapping[str, Any]]] = {"seen": [], "unseen": []}
+    for row in rows:
+        found["unseen" if unseen_in(json.loads(row["metadata"])) else "seen"].append(row)
+    return {name: those for name, those in found.items() if those}

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from editkit.build.teachers.chat_client import ChatClient, Price, Reply
-from editkit.build.teachers.replies import Replies, replies_folder
+from editkit.models.chat.client import ChatClient, Price, Reply
+from editkit.models.chat.replies import Replies, replies_folder
 from editkit.recipe.schema import NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 

@@ -8,9 +8,9 @@ import threading
 from dataclasses import asdict
 from pathlib import Path
 
-from editkit.build.teachers.chat_client import Reply
 from editkit.data.cache import cache_root
 from editkit.errors import UserError
+from editkit.models.chat.client import Reply
 
 
 def replies_folder() -> Path:
