@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,9 +52,22 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A picture came to its end."""
+    """A picture came to its end.
+
+    Attributes:
+        picture: RGB.
+        kept: whether it is one of before, with which it goes on.
+    """
 
     picture: Image.Image
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something to be known that is no part of a trace."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +77,15 @@ class Ended:
     Attributes:
         why: in words.
         by_itself: whether the model said so.
+        facts: what else the summary states.
     """
 
     why: str
     by_itself: bool
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-Step = Letters | Said | Drawn | Ended
+Step = Letters | Said | Drawn | Noted | Ended
 
 
 class Generator(Protocol):
@@ -84,6 +99,22 @@ class Generator(Protocol):
 
     def draw(self, prompt: str, *, text_guidance: float, steps: int, seed: int, after_step: Tick | None = None) -> Image.Image:
         """An RGB picture of the model's resolution."""
+        ...
+
+
+class Planner(Protocol):
+    """What draws in steps: one network, or several models that work together.
+
+    Attributes:
+        defaults: "steps", "text_guidance" and "image_guidance".
+    """
+
+    defaults: dict[str, Any]
+
+    def steps(
+        self, prompt: str, *, text_guidance: float, image_guidance: float, steps: int, seed: int, after_step: Tick | None = None
+    ) -> Iterator[Step]:
+        """See `BagelGenerator.steps`."""
         ...
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
+from PIL import Image
 from pydantic import Field
 
-from editkit.build.teachers.chat_client import ChatClient, Price, Reply
+from editkit.build.teachers.chat_client import ChatClient, Price, Reply, Spent
 from editkit.build.teachers.replies import Replies, replies_folder
+from editkit.data.pictures import Picture, png_bytes
 from editkit.recipe.schema import NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 
@@ -36,9 +39,10 @@ class Questions:
     Args:
         options: of the endpoint.
         place: the table of the spec that has them, for messages.
+        before_attempt: called before every request; what it raises ends the asking.
     """
 
-    def __init__(self, options: Endpoint, place: str) -> None:
+    def __init__(self, options: Endpoint, place: str, before_attempt: Callable[[], None] | None = None) -> None:
         folder = replies_folder()
         self._concurrency = options.concurrency
         self._replies = Replies(folder / "replies.sqlite")
@@ -51,7 +55,13 @@ class Questions:
             price=Price(options.price_in, options.price_out),
             ledger=folder / "ledger.jsonl",
             place=place,
+            before_attempt=before_attempt,
         )
+
+    @property
+    def spent(self) -> Spent:
+        """What was used up by this asking; a reply that was kept costs nothing."""
+        return self._client.spent
 
     def answers(self, bodies: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> list[Reply]:
         """The replies to requests in the form of OpenAI's chat completions, in their order; several are asked at once.
@@ -73,6 +83,13 @@ class Questions:
             known = self._client.ask(body, key, fields)
             self._replies.put(key, known)
         return known
+
+
+def as_picture(picture: Picture, side: int) -> dict[str, Any]:
+    """The part of a message that is a picture, at most `side` px large."""
+    shown = picture.open()
+    shown.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(png_bytes(shown)).decode()}"}}
 
 
 def as_json(name: str, fields: Mapping[str, Sequence[str]]) -> dict[str, Any]:

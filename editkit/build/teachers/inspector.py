@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from PIL import Image
 from pydantic import Field
 
 from editkit.build.teachers.chat_client import Reply
-from editkit.build.teachers.endpoint import Endpoint, Questions, as_json
+from editkit.build.teachers.endpoint import Endpoint, Questions, as_json, as_picture
 from editkit.build.teachers.planner import one_line
-from editkit.data.pictures import Picture, png_bytes
 from editkit.data.traces import Inspection, PlanTrace
 from editkit.recipe.schema import PositiveInt
 
@@ -60,8 +57,7 @@ def _body(options: InspectorOptions, seed: int, asked: Asked) -> dict[str, Any]:
     content: list[dict[str, Any]] = [{"type": "text", "text": "\n".join(lines)}]
     sketch = asked.trace.steps[asked.step - 1].sketch
     if asked.on == "image" and sketch is not None:
-        url = f"data:image/png;base64,{base64.b64encode(_shown(sketch, options.side)).decode()}"
-        content.append({"type": "image_url", "image_url": {"url": url}})
+        content.append(as_picture(sketch, options.side))
     return {
         "model": options.model,
         "messages": [{"role": "user", "content": content}],
@@ -70,12 +66,6 @@ def _body(options: InspectorOptions, seed: int, asked: Asked) -> dict[str, Any]:
         "seed": seed,
         "response_format": as_json("inspection", FIELDS),
     }
-
-
-def _shown(sketch: Picture, side: int) -> bytes:
-    picture = sketch.open()
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return png_bytes(picture)
 
 
 def _read(reply: Reply, on: str) -> Inspection | None:
