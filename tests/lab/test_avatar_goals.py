@@ -64,7 +64,7 @@ def test_a_plan_leads_to_the_goal_in_so_many_steps(style: str) -> None:
 
 def test_what_edits_do_not_change_is_refused() -> None:
     now = sample_avatar(Random(0), "personas").with_values({"skin": "light"})
-    with pytest.raises(UserError, match="found skin light; the prompt asks for dark, and no edit leads there"):
+    with pytest.raises(UserError, match="found skin light; the prompt asks for dark, to which no edit leads"):
         plan_edits(now, read_goal("a flat portrait with dark skin"), 5, Random(0))
     with pytest.raises(UserError, match="found a flat portrait; the prompt asks for a monster"):
         plan_edits(now, read_goal("a monster with horns"), 5, Random(0))
