@@ -137,12 +137,14 @@ def test_a_draft_that_spoils_what_was_there_is_given_up(tmp_path: Path) -> None:
     saved(events, tmp_path / "made")
 
 
-def test_pairs_of_a_trace_have_the_picture_that_was_edited_as_source(tmp_path: Path) -> None:
-    events, _ = drawn_with(2, {1: 1, 2: 2, 3: 2}, refines=2)  # the draft is kept, with its fault; then the second step
-    trace = saved(events, tmp_path / "made")
-    pair = to_edit_pairs(trace)[-1]
+@pytest.mark.parametrize(("issues", "refines", "target"), [({1: 1, 2: 2, 3: 2}, 2, 4), ({1: 1}, 0, 2)])
+def test_pairs_of_a_trace_have_the_picture_that_was_edited_as_source(
+    issues: Issues, refines: int, target: int, tmp_path: Path
+) -> None:
+    events, _ = drawn_with(2, issues, refines=refines)  # the draft is kept, with its fault; then the second step
+    pair = to_edit_pairs(saved(events, tmp_path / "made"))[-1]
     assert pair.source.open().getpixel((0, 0)) == (1, 1, 1)
-    assert pair.target.open().getpixel((0, 0)) == (4, 4, 4)
+    assert pair.target.open().getpixel((0, 0)) == (target,) * 3
     assert pair.instructions == ("do 2",)  # and not what would have mended the first
 
 
