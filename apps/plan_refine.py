@@ -170,7 +170,7 @@ class Desk:
                     yield shown(clock.sampled(number, event.done), whole=first)
             elif isinstance(event, Ended):
                 course.why, course.by_itself = event.why, event.by_itself
-            else:
+            elif isinstance(event, (Said, Drawn)):
                 course.add(event)
                 number += isinstance(event, Drawn)
                 making, letters, clock.picture_began = Making("text"), "", 0.0

@@ -118,8 +118,10 @@ def generate(
     *,
     run: Run = "latest",
     plan: Annotated[
-        bool, Parameter(negative="", help="In steps: plan, sketch, verdict, refined picture; as a folder.")
+        bool,
+        Parameter(negative="", help="In steps: plan, sketch, verdict, refined picture; as a folder."),
     ] = False,
+    start: Annotated[str | None, Parameter(help="With --plan by an editor: the picture to begin with.")] = None,
     out: Annotated[str | None, Parameter(name=["--out", "-o"], help="File, or with --plan folder; default by prompt.")] = None,
     text_guidance: Annotated[float | None, Parameter(help="How strongly the prompt, or the plan, counts.")] = None,
     image_guidance: Annotated[float | None, Parameter(help="With --plan: how strongly the sketches before count.")] = None,
@@ -132,15 +134,20 @@ def generate(
     Leaves with 1 when the model stopped before it drew a picture.
 
     Example: editkit generate "a flat portrait with a red bun and sunglasses" --run lab:tiny-sd
+    With --plan, --run is a run that plans, an editor of the avatars world, or a TOML file that names an editor and the chat
+    models that plan and inspect (back_ends/).
+
     Example: editkit generate "a red star left of a blue cup" --plan --run latest
+    Example: editkit generate "a flat portrait with a red bun and sunglasses" --plan --run lab:tiny-edit
     """
     with quick_imports():
-        from editkit.evaluate.generate_file import generate_file, print_generated
+        from editkit.evaluate.generate_file import print_generated
+        from editkit.modular.generate import generate
         from editkit.progress import alone
 
     guidance = {"text_guidance": text_guidance, "image_guidance": image_guidance}
     with alone(json):
-        result = generate_file(prompt, run, out, plan=plan, **guidance, steps=steps, seed=seed)
+        result = generate(prompt, run, out, plan=plan, start=start, **guidance, steps=steps, seed=seed)
     _report(result, json, print_generated)
     return 0 if result["picture"] else 1
 

@@ -21,6 +21,7 @@ FROZEN = {
     "generate": {
         "--run",
         "--plan",
+        "--start",
         "--out",
         "-o",
         "--text-guidance",
@@ -76,6 +77,9 @@ def test_every_help_has_an_example(verb: str, capsys: pytest.CaptureFixture) -> 
         (["generate", "a star", "--steps", "0"], "--steps: found 0"),
         (["generate", "a star", "--text-guidance", "nan"], "--text-guidance: found nan"),
         (["generate", "a star", "--image-guidance", "2"], "--image-guidance: found it without --plan"),
+        (["generate", "a star", "--start", "a.png"], "--start: found it without --plan"),
+        (["generate", "a star", "--plan", "--start", "nowhere.png"], "nowhere.png: is missing"),
+        (["generate", "a star", "--plan", "--run", "nowhere.toml"], "nowhere.toml: no such file"),
         (["generate", "a star", "--seed", "-1"], "--seed: found -1"),
         (["generate", "a\nstar"], "found a line break"),
         (["generate", "a \udcff star"], "expected UTF-8"),

@@ -17,10 +17,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "editkit"
 
 # From the top to the bottom: a room may import those that stand to its right, and itself.
-ORDER = ["cli", "apps", "publish", "train", "build", "methods", "evaluate", "models", "diffusion", "data", "recipe"]
+ORDER = ["cli", "apps", "publish", "train", "modular", "build", "methods", "evaluate", "models", "diffusion", "data", "recipe"]
 EVERYWHERE = {"errors", "files", "progress", "runs", "environment", "imports", "bundle", "__init__", "__main__"}
 LAB = "lab"  # worlds, teachers and judges stand beside the rooms that use them
-MAY_USE_LAB = {"apps", "cli", "build", "evaluate", "methods"}
+MAY_USE_LAB = {"apps", "cli", "modular", "build", "evaluate", "methods"}
 
 MAX_FILE, MAX_FUNCTION = 400, 100
 LONGER: dict[str, str] = {}  # file or file:function -> why it may be longer

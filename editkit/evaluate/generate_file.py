@@ -5,17 +5,27 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from editkit.data.traces import check_prompt
 from editkit.errors import UserError
 from editkit.evaluate.edit_file import WRITABLE, check_place, check_sampling
 from editkit.evaluate.plan_folder import PlanFolder, save_picture
 from editkit.evaluate.steering import in_one_line
-from editkit.models.bagel.generate import Sampled
-from editkit.models.generator import BagelGenerator, Drawn, Ended, Letters, Said, load_generator, load_planner
+from editkit.models.generator import (
+    BagelGenerator,
+    Drawn,
+    Ended,
+    Letters,
+    Noted,
+    Planner,
+    Said,
+    load_generator,
+    load_planner,
+)
+from editkit.models.generator import Generator as PictureGenerator
 from editkit.models.precision import choose_device
 from editkit.progress import Bar, progress
 from editkit.runs import find_run
@@ -35,6 +45,7 @@ def generate_file(
     image_guidance: float | None = None,
     steps: int | None = None,
     seed: int = 0,
+    open_planner: Callable[..., Planner] = load_planner,
 ) -> dict[str, Any]:
     """Draws a prompt and saves what was made; in steps, they are printed as they happen.
 
@@ -45,6 +56,7 @@ def generate_file(
         plan: whether in steps: plans, sketches and verdicts.
         text_guidance, image_guidance, steps: None = as the run's recipe has it; of `image_guidance`, with `plan` only.
         seed: of all random numbers, in [0, 2^31).
+        open_planner: from (run, device=) to what draws in steps.
 
     Returns:
         {"prompt", "run", "seed", "sampling", "picture"}; of steps also what `PlanFolder.finish` adds. "picture" is None
@@ -65,16 +77,16 @@ def generate_file(
     if run == "latest":
         run = str(find_run(run))  # what is saved says which
     device = choose_device()
-    model = load_planner(run, device=device) if plan else load_generator(run, device=device)
+    model = open_planner(run, device=device) if plan else load_generator(run, device=device)
     given = {"steps": steps, "text_guidance": text_guidance} | ({"image_guidance": image_guidance} if plan else {})
     sampling: dict[str, Any] = {name: model.defaults[name] if value is None else value for name, value in given.items()}
     facts = {"run": run, "seed": seed, "sampling": sampling}
-    if isinstance(model, BagelGenerator) and plan:
-        return _in_steps(model, PlanFolder(path, prompt, facts), prompt, sampling, seed)
+    if plan:
+        return _in_steps(cast(Planner, model), PlanFolder(path, prompt, facts), prompt, sampling, seed)
     if isinstance(model, BagelGenerator) and model.plans:
         print("drawing at once; this run also plans, looks and refines: --plan draws in steps", file=sys.stderr)
     with progress(sampling["steps"], "drawing") as bar:
-        picture = model.draw(prompt, **sampling, seed=seed, after_step=bar.advance)
+        picture = cast(PictureGenerator, model).draw(prompt, **sampling, seed=seed, after_step=bar.advance)
     with _writing(path):
         save_picture(picture, path)
     return {"prompt": prompt, **facts, "picture": str(path)}
@@ -88,32 +100,42 @@ def print_generated(result: Mapping[str, Any]) -> None:
     if result["unread"]:
         print(f"not all is a trace ({_line(result['unread'])}); everything as it was written: generated.json")
     if result["picture"] is None:
-        print(f"no picture: the model stopped before it drew one ({result['stopped']})")
+        print(f"no picture: the model stopped before it drew one ({_line(result['stopped'])})")
+    elif not result["by_itself"]:
+        print(f"stopped: {_line(result['stopped'])}")
     names = [result[name] for name in ("picture", "filmstrip", "traces") if result[name]]
     print(f"{result['folder']}: {', '.join(names)}")
 
 
-def _in_steps(model: BagelGenerator, folder: PlanFolder, prompt: str, sampling: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def _in_steps(model: Planner, folder: PlanFolder, prompt: str, sampling: Mapping[str, Any], seed: int) -> dict[str, Any]:
     teller, bars = _Teller(), _Bars(sampling["steps"])
-    why, by_itself = "", False
+    ended = Ended("", by_itself=False)
     try:
-        with bars.closing():
-            for event in model.steps(prompt, **sampling, seed=seed):
-                if isinstance(event, Sampled):
-                    bars.advance()
-                elif isinstance(event, Letters):
-                    teller.letters(event.text)
-                elif isinstance(event, Said):
-                    teller.said(event.text, folder.add_text(event.text))
-                elif isinstance(event, Drawn):
-                    bars.close()
-                    with _writing(folder.folder):
-                        made = folder.add_picture(event.picture)
-                    teller.drawn(made["kind"], folder.folder / made["image"])
-                elif isinstance(event, Ended):
-                    why, by_itself = event.why, event.by_itself
+        try:
+            with bars.closing():
+                for event in model.steps(prompt, **sampling, seed=seed, after_step=bars.advance):
+                    if isinstance(event, Letters):
+                        teller.letters(event.text)
+                    elif isinstance(event, Said):
+                        teller.said(event.text, folder.add_text(event.text))
+                    elif isinstance(event, Drawn):
+                        bars.close()
+                        with _writing(folder.folder):
+                            made = folder.add_picture(event.picture, event.kept)
+                        teller.drawn(made["kind"], folder.folder / made["image"])
+                    elif isinstance(event, Noted):
+                        folder.add_note(event.text)
+                        teller.noted(event.text)
+                    elif isinstance(event, Ended):
+                        ended = event
+        except UserError:
+            if ended.why:  # the model came to an end first, and then says why it is a failure
+                with _writing(folder.folder):
+                    folder.finish(ended.why, ended.by_itself, ended.facts)
+                print(f"stopped; what was drawn before is in {folder.folder}")
+            raise
         with _writing(folder.folder):
-            return folder.finish(why, by_itself)
+            return folder.finish(ended.why, ended.by_itself, ended.facts)
     except KeyboardInterrupt:
         teller.end_line()
         if not folder.events:
@@ -151,6 +173,9 @@ class _Teller:
     def drawn(self, kind: str, path: Path) -> None:
         self._pictures += 1
         print(f"{kind} {self._pictures} saved: {path}", flush=True)
+
+    def noted(self, text: str) -> None:
+        print(f"note: {_line(text)}", flush=True)
 
     def end_line(self) -> None:
         if self._written:

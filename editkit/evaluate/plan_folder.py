@@ -26,6 +26,7 @@ from editkit.evaluate.trajectories import Trajectory, frames_of
 from editkit.files import whole_file, write_whole
 
 FILMSTRIP, PICTURE, SUMMARY = "filmstrip.png", "picture.png", "generated.json"
+BEGIN, GO_ON = "Begin with the given picture", "Go on with picture "  # plans of pictures that are there already
 
 
 class PlanFolder:
@@ -56,8 +57,12 @@ class PlanFolder:
         self.events.append(read_text(text))
         return self.events[-1]
 
-    def add_picture(self, picture: Image.Image) -> dict[str, Any]:
-        """A picture: what it is, and in which file of the folder it lies."""
+    def add_note(self, text: str) -> None:
+        """Something to be known that is no part of the trace."""
+        self.events.append({"kind": "note", "text": text})
+
+    def add_picture(self, picture: Image.Image, kept: bool = False) -> dict[str, Any]:
+        """A picture: what it is, and in which file of the folder it lies; `kept` = one of before, or a given one."""
         verdicts = [e["ok"] for e in self.events[-2:] if e["kind"] == "verdict"]
         name = self._name()
         path = self.folder / name
@@ -65,7 +70,8 @@ class PlanFolder:
         save_picture(picture, path)
         self.trajectory.parts.append(picture)
         self._parts.append(Picture(path=path))
-        self.events.append({"kind": "refined" if verdicts and not verdicts[-1] else "sketch", "image": name})
+        drawn = "refined" if verdicts and not verdicts[-1] else "sketch"
+        self.events.append({"kind": "kept" if kept else drawn, "image": name})
         return self.events[-1]
 
     def _name(self) -> str:
@@ -75,12 +81,13 @@ class PlanFolder:
         names = (f"{IMAGES}/{self._key}-{plans:02d}{more}.png" for more in ("", *(f"-{n}" for n in range(2, 1000))))
         return next(name for name in names if name not in taken)
 
-    def finish(self, why: str, by_itself: bool) -> dict[str, Any]:
+    def finish(self, why: str, by_itself: bool, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Writes what belongs to the whole, the summary last.
 
         Args:
             why: it ended.
             by_itself: whether the model said so.
+            facts: what else the summary states.
 
         Returns:
             The summary and its "folder", in which the files that it names lie.
@@ -88,7 +95,7 @@ class PlanFolder:
         made, folder = self.trajectory, self.folder
         made.why, made.by_itself = why, by_itself
         folder.mkdir(parents=True, exist_ok=True)
-        stated = {**self._facts, "stopped": why, "by_itself": by_itself}
+        stated = {**self._facts, "stopped": why, "by_itself": by_itself, **(facts or {})}
         if made.by_hand:
             stated["by_hand"] = [n + 1 for n in made.by_hand]
         trace, read, unread = readable_trace(self._prompt, self._parts, self._key, json.dumps(stated))
@@ -155,6 +162,7 @@ def readable_trace(prompt: str, parts: Sequence[str | Picture], key: str, proven
 
 
 def _to_learn(step: PlanStep) -> PlanStep:
-    """What the model itself rejected is there to be seen, should somebody learn from the trace."""
+    """What the model itself rejected, or did not draw, is there to be seen, should somebody learn from the trace."""
     rejected = step.inspection is not None and not step.inspection.ok
-    return replace(step, need_loss=NeedLoss(plan=False, sketch=False)) if rejected else step
+    seen = rejected or step.ins.startswith((BEGIN, GO_ON))
+    return replace(step, need_loss=NeedLoss(plan=False, sketch=False)) if seen else step

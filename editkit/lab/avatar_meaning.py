@@ -30,16 +30,16 @@ def edits_between(source: Avatar, target: Avatar) -> Iterator[tuple[Edit, ...]]:
     """Every sequence of at most two edits, as the world draws them, that turns `source` into `target`."""
     if source == target:
         yield ()
-    for first in _steps(source, target):
+    for first in single_edits(source, target):
         between = source.with_values(first.changes)
         if between == target:
             yield (first,)
-        for second in _steps(between, target):
+        for second in single_edits(between, target):
             if not set(first.changes) & set(second.changes) and between.with_values(second.changes) == target:
                 yield first, second
 
 
-def _steps(now: Avatar, target: Avatar) -> Iterator[Edit]:
+def single_edits(now: Avatar, target: Avatar) -> Iterator[Edit]:
     """The edits of one attribute after which it is as in `target`."""
     for attribute in STYLES[now.style].attributes:
         old, new = now.values[attribute.name], target.values[attribute.name]

@@ -62,11 +62,21 @@ class Drawn:
 
     Attributes:
         picture: in 8 bits a channel.
-        pixels_CHW: the same as it was drawn, in [-1, 1], on the CPU: what the model goes on from.
+        pixels_CHW: the same as it was drawn, in [-1, 1], on the CPU: what the model goes on from; None of one that goes on from
+            pictures in 8 bits.
+        kept: whether it is one of before, with which it goes on.
     """
 
     picture: Image.Image
-    pixels_CHW: torch.Tensor = field(compare=False, repr=False)
+    pixels_CHW: torch.Tensor | None = field(default=None, compare=False, repr=False)
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something to be known that is no part of a trace."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +86,15 @@ class Ended:
     Attributes:
         why: in words.
         by_itself: whether the model said so.
+        facts: what else the summary states.
     """
 
     why: str
     by_itself: bool
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-Step = Letters | Said | Sampled | Drawn | Ended
+Step = Letters | Said | Sampled | Drawn | Noted | Ended
 
 
 class Generator(Protocol):
@@ -96,6 +108,22 @@ class Generator(Protocol):
 
     def draw(self, prompt: str, *, text_guidance: float, steps: int, seed: int, after_step: Tick | None = None) -> Image.Image:
         """An RGB picture of the model's resolution."""
+        ...
+
+
+class Planner(Protocol):
+    """What draws in steps: one network, or several models that work together.
+
+    Attributes:
+        defaults: "steps", "text_guidance" and "image_guidance".
+    """
+
+    defaults: dict[str, Any]
+
+    def steps(
+        self, prompt: str, *, text_guidance: float, image_guidance: float, steps: int, seed: int, after_step: Tick | None = None
+    ) -> Iterator[Step]:
+        """See `BagelGenerator.steps`."""
         ...
 
 
@@ -163,6 +191,7 @@ class BagelGenerator:
         image_guidance: float,
         steps: int,
         seed: int,
+        after_step: Tick | None = None,
         begun: Sequence[Said | Drawn] = (),
         then: Then | None = None,
     ) -> Iterator[Step]:
@@ -177,6 +206,7 @@ class BagelGenerator:
             image_guidance: how strongly the pictures before count.
             steps: sampling steps of a picture.
             seed: of all random numbers.
+            after_step: called after each sampling step, for those who do not look at `Sampled`.
             begun: the texts and pictures to go on from, as they came or as a person changed them.
             then: what it goes on with first; None = as the network wants. Who decides it gets a plan, a picture and a verdict
                 at least, beyond the recipe's limits too.
@@ -204,6 +234,8 @@ class BagelGenerator:
             elif isinstance(event, Drew):
                 yield Drawn(to_image(event.pixels_CHW), event.pixels_CHW.cpu())
             elif isinstance(event, Sampled):
+                if after_step is not None:
+                    after_step()
                 yield event
             elif isinstance(event, Stopped):
                 yield Ended(event.why, event.why == SAID_SO)
@@ -221,6 +253,7 @@ class BagelGenerator:
             if isinstance(part, Said):
                 sample.append(Text(encode(parts.tokenizer, part.text) if part.ids is None else part.ids))
             else:
+                assert part.pixels_CHW is not None, "it draws none without"
                 sample += look_at(part.pixels_CHW.to(parts.network.embed_tokens.weight.device), parts.codec, parts.sizes)
         seeds = [picture_seed(seed, 0)]  # as previews count: the picture of a first prompt under evaluate.seed
         session = Session(parts.network, parts.tokens, [sample], seeds)

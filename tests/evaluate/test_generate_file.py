@@ -270,11 +270,12 @@ def test_a_model_that_stops_without_a_picture_leaves_with_1(workplace: Path, cap
     ("run", "plan", "words"),
     [
         ("lab:tiny-edit", False, 'use editkit edit IMAGE "instruction" --run lab:tiny-edit'),
-        ("lab:tiny-edit", True, 'use editkit edit IMAGE "instruction" --run lab:tiny-edit'),
+        ("lab:tiny-edit", True, 'found "a star"; without a chat model expected a caption of an avatar'),
         ("lab:judges/clip", False, 'trained by "contrastive", which draws nothing; expected a model that draws'),
         ("lab:judges/reader", False, "found neither a Stable Diffusion nor a BAGEL"),
         ("lab:tiny-sd", True, "--plan needs a run of recipes/plan_refine.toml"),
         ("EDITOR", False, "found an editor"),
+        ("EDITOR", True, "found no [planner]"),
         ("BAGEL", True, "found no editkit.json that says it was trained to plan"),
     ],
 )

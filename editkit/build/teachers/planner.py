@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from editkit.data.pictures import Picture
 from editkit.models.chat.endpoint import Endpoint, as_json
+from editkit.models.chat.pictures import picture_content
 from editkit.recipe.schema import PositiveInt
 
 MAX_STEPS = 5  # pictures of a trace, as in the paper
@@ -28,23 +30,46 @@ ROUTES: Mapping[str, str] = {
 }
 
 
-class PlannerOptions(Endpoint):
-    """The keys of `[build.propose]`."""
+START = """\
+The painting begins with the picture that you see. Plan only the changes that lead from it to what it shall show; \
+descriptions tell of all that is seen, of what stays too."""
 
-    captions: str  # a text file with a prompt a line, or a data set of captioned pictures, as a recipe's data.train has it
+
+class Planning(Endpoint):
+    """A model that plans: where it is, and how it is asked."""
+
     prompt: str = PROMPT
     temperature: Annotated[float, Field(ge=0)] = 0.7
     max_tokens: PositiveInt = 1024
+    side: PositiveInt = 512  # px; a larger picture to begin with is sent that large
+
+
+class PlannerOptions(Planning):
+    """The keys of `[build.propose]`."""
+
+    captions: str  # a text file with a prompt a line, or a data set of captioned pictures, as a recipe's data.train has it
     part_size: PositiveInt = 50
 
 
-def question(options: PlannerOptions, seed: int, prompt: str, route: str) -> dict[str, Any]:
-    """The request for one plan; `route` is a key of `ROUTES`."""
+def question(options: Planning, seed: int, prompt: str, route: str, start: Picture | None = None) -> dict[str, Any]:
+    """The request for one plan.
+
+    Args:
+        options: of the model.
+        seed: of its sampling.
+        prompt: what the picture shall show.
+        route: a key of `ROUTES`.
+        start: what the painting begins with, which a model that sees is then shown; None = an empty canvas.
+    """
+    asked = f"{prompt}\n\n{ROUTES[route]}"
+    content: Any = asked
+    if start is not None:
+        content = [{"type": "text", "text": f"{asked}\n{START}"}, picture_content(start.open(), options.side)]
     return {
         "model": options.model,
         "messages": [
             {"role": "system", "content": options.prompt},
-            {"role": "user", "content": f"{prompt}\n\n{ROUTES[route]}"},
+            {"role": "user", "content": content},
         ],
         "temperature": options.temperature,
         "max_tokens": options.max_tokens,

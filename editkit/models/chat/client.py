@@ -7,7 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,21 @@ class Reply:
     tokens_out: int = 0
 
 
+@dataclass(slots=True)
+class Spent:
+    """What a client has used up so far, useless attempts included.
+
+    Attributes:
+        calls: requests that were sent.
+        tokens: in and out, as the servers count them.
+        cost: by the prices that were stated.
+    """
+
+    calls: int = 0
+    tokens: int = 0
+    cost: float = 0.0
+
+
 class ChatClient:
     """Asks until there is an answer or the attempts are used up. Threads may share it.
 
@@ -62,7 +77,10 @@ class ChatClient:
         price: Price,
         ledger: Path,
         place: str,
+        before_attempt: Callable[[], None] | None = None,
     ) -> None:
+        self.spent = Spent()
+        self._before_attempt = before_attempt  # may raise, where no more is to be spent
         self._place = place  # the table of the spec that names all this, for messages
         self._url = f"{url.rstrip('/')}/chat/completions"
         self._attempts, self._price, self._ledger = attempts, price, ledger
@@ -91,6 +109,8 @@ class ChatClient:
         problem = ""
         for attempt in range(self._attempts):
             self._turn.wait()
+            if self._before_attempt is not None:
+                self._before_attempt()
             started = time.monotonic()
             wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt) * random.uniform(0.5, 1)
             asked = {**body, "seed": body["seed"] + attempt}  # a server that keeps to it would repeat a useless reply
@@ -120,6 +140,7 @@ class ChatClient:
 
     def _note(self, key: str, attempt: int, started: float, what: str, reply: Reply | None = None) -> None:
         tokens_in, tokens_out = (reply.tokens_in, reply.tokens_out) if reply else (0, 0)
+        cost = (tokens_in * self._price.tokens_in + tokens_out * self._price.tokens_out) / 1e6
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "question": key,
@@ -128,10 +149,13 @@ class ChatClient:
             "model": reply.model if reply else "",
             "tokens_in": tokens_in,
             "tokens_out": tokens_out,
-            "cost": (tokens_in * self._price.tokens_in + tokens_out * self._price.tokens_out) / 1e6,
+            "cost": cost,
             "seconds": round(time.monotonic() - started, 3),
         }
         with self._lock, self._ledger.open("a", encoding="utf-8") as file:
+            self.spent.calls += 1
+            self.spent.tokens += tokens_in + tokens_out
+            self.spent.cost += cost
             file.write(json.dumps(line) + "\n")
 
 

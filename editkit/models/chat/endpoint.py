@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from editkit.models.chat.client import ChatClient, Price, Reply
+from editkit.models.chat.client import ChatClient, Price, Reply, Spent
 from editkit.models.chat.replies import Replies, replies_folder
 from editkit.recipe.schema import NonNegativeInt, PositiveFloat, PositiveInt, Section
 
@@ -36,9 +36,10 @@ class Questions:
     Args:
         options: of the endpoint.
         place: the table of the spec that has them, for messages.
+        before_attempt: called before every request; what it raises ends the asking.
     """
 
-    def __init__(self, options: Endpoint, place: str) -> None:
+    def __init__(self, options: Endpoint, place: str, before_attempt: Callable[[], None] | None = None) -> None:
         folder = replies_folder()
         self._concurrency = options.concurrency
         self._replies = Replies(folder / "replies.sqlite")
@@ -51,7 +52,13 @@ class Questions:
             price=Price(options.price_in, options.price_out),
             ledger=folder / "ledger.jsonl",
             place=place,
+            before_attempt=before_attempt,
         )
+
+    @property
+    def spent(self) -> Spent:
+        """What was used up by this asking; a reply that was kept costs nothing."""
+        return self._client.spent
 
     def answers(self, bodies: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> list[Reply]:
         """The replies to requests in the form of OpenAI's chat completions, in their order; several are asked at once.

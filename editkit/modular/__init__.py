@@ -1,0 +1,1 @@
+"""Drawing in steps by models that work together: one plans, one draws and edits, one inspects."""
