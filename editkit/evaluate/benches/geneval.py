@@ -66,13 +66,27 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: with the line and what is wrong with it.
     """
+    return [_parse(line, where) for where, line in prompt_lines(path, "GenEval", "evaluation_metadata.jsonl")]
+
+
+def prompt_lines(path: Path, bench: str, example: str) -> list[tuple[str, str]]:
+    """The lines of a prompt file that has an object a line, each with its place for messages.
+
+    Args:
+        path: of the file.
+        bench: its name, for messages.
+        example: what the bench calls its own file.
+
+    Raises:
+        UserError: it cannot be read, or has no line.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a GenEval prompt file ({error})") from error
-    found = [_parse(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
+        raise UserError(f"{path}: cannot be read as a {bench} prompt file ({error})") from error
+    found = [(f"{path}:{n}", line) for n, line in enumerate(lines, 1) if line.strip()]
     if not found:
-        raise UserError(f"{path}: found no prompt; expected one JSON object a line, as in evaluation_metadata.jsonl")
+        raise UserError(f"{path}: found no prompt; expected one JSON object a line, as in {example}")
     return found
 
 

@@ -20,6 +20,7 @@ from editkit.errors import UserError
 from editkit.evaluate.benches import BenchOptions
 from editkit.evaluate.benches.chat_bench import Answer, Item, Mean, Question, Row, grouped, mean_of_prompts, mean_over, said
 from editkit.evaluate.benches.chat_run import evaluate_chat
+from editkit.evaluate.benches.geneval import prompt_lines
 from editkit.files import write_whole
 
 PATHS, SCORES = "image_paths.json", "score_lists.json"
@@ -38,9 +39,9 @@ class GenEval2:
 
     def read(self, path: Path) -> list[Item]:
         items = []
-        for n, line in enumerate(_lines(path), 1):
-            entry = _entry(line, f"{path}:{n}")
-            items.append(Item(n - 1, entry["prompt"], str(entry["atom_count"]), entry))
+        for number, (where, line) in enumerate(prompt_lines(path, "GenEval 2", "geneval2_data.jsonl")):
+            entry = _entry(line, where)
+            items.append(Item(number, entry["prompt"], str(entry["atom_count"]), entry))
         return items
 
     def picture(self, item: Item, sample: int, samples: int) -> str:
@@ -110,16 +111,6 @@ def _plain(word: str) -> str:
     """An answer, numbers in digits."""
     word = word.strip().casefold()
     return str(NUMBERS.index(word)) if word in NUMBERS else word
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        found = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a GenEval 2 prompt file ({error})") from error
-    if not found:
-        raise UserError(f"{path}: found no prompt; expected one JSON object a line, as in geneval2_data.jsonl")
-    return found
 
 
 def _entry(line: str, where: str) -> dict[str, Any]:

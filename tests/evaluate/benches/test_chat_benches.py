@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from editkit.cli import main
 from editkit.errors import UserError
 from editkit.evaluate.benches.chat_bench import ChatBench, mean_over
 from editkit.evaluate.benches.chat_run import print_chat
@@ -23,6 +22,7 @@ from editkit.evaluate.benches.geneval2 import GenEval2, geometric_mean
 from editkit.evaluate.benches.wise import LAST_IDS, WEIGHTS, Wise, category_of, wiscore
 from editkit.models.chat import client as chat_client
 from tests.build.chat_server import ChatServer
+from tests.evaluate.benches.asked import judged, refused
 from tests.evaluate.test_generate_file import run_of
 from tests.tiny import tiny_bagel_parts
 
@@ -53,21 +53,8 @@ def server(running: ChatServer, workplace: Path, monkeypatch: pytest.MonkeyPatch
     return running
 
 
-def judged(capsys: pytest.CaptureFixture, run: str, bench: str, *arguments: str) -> dict[str, Any]:
-    with pytest.raises(SystemExit) as left:
-        main(["eval", run, "--bench", bench, "--prompts", PROMPTS[bench], "--judge", "judge.toml", *arguments, "--json"])
-    shown = capsys.readouterr()
-    assert left.value.code == 0, shown.err
-    return json.loads(shown.out)
-
-
-def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
-    with pytest.raises(SystemExit) as left:
-        main(["eval", *arguments])
-    shown = capsys.readouterr()
-    assert left.value.code == 2
-    assert shown.err.count("\n") == 1
-    return shown.err
+def scored(capsys: pytest.CaptureFixture, run: str, bench: str, *arguments: str) -> dict[str, Any]:
+    return judged(capsys, run, "--bench", bench, "--prompts", PROMPTS[bench], "--judge", "judge.toml", *arguments)
 
 
 def paint(path: str, light: float) -> None:
@@ -81,7 +68,7 @@ def test_geneval2_asks_every_question_and_writes_what_its_scripts_read(
     paint("drawn/1.png", 0.1)  # two of everything, and every answer is yes
     paint("drawn/2.png", 1.0)  # every answer is no
     Path("paths.json").write_text(json.dumps({"two red cups": "drawn/1.png", "a bell on a star": "drawn/2.png"}))
-    found = judged(capsys, "paths.json", "geneval2")
+    found = scored(capsys, "paths.json", "geneval2")
     rows = [json.loads(line) for line in Path(found["results"]).read_text().splitlines()]
     assert [row["parts"]["atoms"] for row in rows] == [[1, 1, 1], [0, 1]]
     assert [json.loads(Path(f).read_text()) for f in found["files"]] == [[[1, 1, 1], [0, 1]]]
@@ -96,7 +83,7 @@ def test_geneval2_asks_every_question_and_writes_what_its_scripts_read(
     assert len(server.requests()) == 5
     texts = [request["caption"] for request in server.requests()]
     assert sum("How many cups?" in text and "digits" in text for text in texts) == 1
-    assert judged(capsys, "paths.json", "geneval2") == found
+    assert scored(capsys, "paths.json", "geneval2") == found
     assert len(server.requests()) == 5, "nothing is asked twice"
     print_chat(found)
     shown = capsys.readouterr().out
@@ -110,7 +97,7 @@ def test_compbench_reads_pictures_by_the_names_of_its_prompts(server: ChatServer
         paint(f"theirs/samples/a red cup and a blue star_{number:06d}.png", light)
     for number in (1, 2):
         paint(f"theirs/samples/a green bell._{number:06d}.png", 0.25)
-    found = judged(capsys, "theirs", "t2i-compbench")
+    found = scored(capsys, "theirs", "t2i-compbench")
     assert found["samples"] == 2
     assert found["figures"]["color: of the prompt shown"]["value"] == pytest.approx((0.75 + 0.25) / 2)
     assert json.loads(Path(found["files"][0]).read_text()) == [
@@ -126,14 +113,14 @@ def test_compbench_reads_pictures_by_the_names_of_its_prompts(server: ChatServer
 def test_wise_has_its_score_and_its_weights(server: ChatServer, capsys: pytest.CaptureFixture) -> None:
     for entry, light in zip(WISE, (1.0, 0.5, 0.0, 1.0, 1.0, 0.0), strict=True):
         paint(f"theirs/{entry['prompt_id']}.png", light)
-    found = judged(capsys, "theirs", "wise")
+    found = scored(capsys, "theirs", "wise")
     expected = 0.4 * 1 + 0.167 * 0.5 + 0.133 * 0 + 0.1 * 1 + 0.1 * 1 + 0.1 * 0
     assert found["figures"]["WiScore"]["value"] == pytest.approx(expected)
     assert found["figures"]["time"]["value"] == pytest.approx(0.5)
     lines = [json.loads(line) for line in Path(found["files"][0]).read_text().splitlines()]
     assert lines[1] == {"prompt_id": 500, "Subcategory": "kind 500", "consistency": 1, "realism": 1, "aesthetic_quality": 1}
     Path("natural_science.json").write_text(json.dumps(WISE[3:]))
-    found = judged(capsys, "theirs", "wise")
+    found = scored(capsys, "theirs", "wise")
     assert "WiScore" not in found["figures"], "it is of all six categories"
     assert found["figures"]["mean of the prompts"]["value"] == pytest.approx(2 / 3)
 
@@ -145,7 +132,7 @@ def test_a_run_is_drawn_where_the_scorer_looks_and_goes_on(
     run_of(workplace / "runs" / "direct", "unified", tiny_bagel_parts())
     samples = 2 if bench == "t2i-compbench" else 1
     given = ["--samples", str(samples)]
-    found = judged(capsys, "direct", bench, *given)
+    found = scored(capsys, "direct", bench, *given)
     folder = Path("runs/direct/evaluation") / bench / Path(PROMPTS[bench]).stem
     assert Path(found["folder"]) == folder
     items = BENCHES[bench].read(Path(PROMPTS[bench]))
@@ -154,10 +141,10 @@ def test_a_run_is_drawn_where_the_scorer_looks_and_goes_on(
     assert [p for those in BENCHES[bench].pictures(folder, items) for p in those] == names
     before = {path: path.read_bytes() for path in names}
     names[0].unlink()
-    assert judged(capsys, "direct", bench, *given) == found
+    assert scored(capsys, "direct", bench, *given) == found
     assert {path: path.read_bytes() for path in names} == before
-    assert judged(capsys, str(folder), bench)["figures"] == found["figures"], "as a folder that is there"
-    again = judged(capsys, "direct", bench, *given, "--against", found["results"])
+    assert scored(capsys, str(folder), bench)["figures"] == found["figures"], "as a folder that is there"
+    again = scored(capsys, "direct", bench, *given, "--against", found["results"])
     assert again["against"]["difference"] == 0
 
 
@@ -165,7 +152,7 @@ def test_an_answer_that_cannot_be_used_counts_as_wrong_and_is_told(server: ChatS
     Path("color_val.txt").write_text("a cup [malformed always]\na star [429 once]\n")
     for number, prompt in enumerate(("a cup [malformed always]", "a star [429 once]")):
         paint(f"theirs/samples/{prompt}_{number:06d}.png", 1.0)
-    found = judged(capsys, "theirs", "t2i-compbench")
+    found = scored(capsys, "theirs", "t2i-compbench")
     assert found["unanswered"] == 1
     assert found["figures"]["color: of the prompt shown"]["value"] == 0.5
     print_chat(found)
@@ -200,7 +187,7 @@ def test_a_mistake_is_one_line(arguments: list[str], words: str, server: ChatSer
     ("bench", "text", "words"),
     [
         ("geneval2", "", "found no prompt"),
-        ("geneval2", "{", ":1: found no prompt of GenEval 2"),
+        ("geneval2", "\n{", ":2: found no prompt of GenEval 2"),
         ("geneval2", '{"prompt": "a cup"}', ":1: found no prompt of GenEval 2"),
         ("geneval2", json.dumps(GENEVAL2[0] | {"skills": ["count"]}), "found 3 questions and 1 skills"),
         ("geneval2", json.dumps(GENEVAL2[1] | {"vqa_list": [["a?", "Yes"], ["b?", "maybe"]]}), "with Yes, No or a number"),

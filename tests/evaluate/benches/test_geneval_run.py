@@ -31,6 +31,7 @@ from editkit.lab.scene_prompts import prompts
 from editkit.lab.scenes import render
 from editkit.models.bagel.session import Session
 from editkit.models.generator import BagelGenerator
+from tests.evaluate.benches.asked import judged, refused
 from tests.evaluate.test_generate_file import run_of
 from tests.models.test_scene_reader import HUES, KINDS, small
 from tests.tiny import tiny_bagel_parts
@@ -55,24 +56,6 @@ def runs(workplace: Path) -> Path:
     run_of(workplace / "runs" / "direct", "unified", tiny_bagel_parts())
     run_of(workplace / "runs" / "other", "unified", tiny_bagel_parts(seed=3))
     return workplace
-
-
-def judged(capsys: pytest.CaptureFixture, *arguments: str) -> dict[str, Any]:
-    with pytest.raises(SystemExit) as left:
-        main(["eval", *arguments, "--json"])
-    shown = capsys.readouterr()
-    assert left.value.code == 0, shown.err
-    return json.loads(shown.out)
-
-
-def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
-    with pytest.raises(SystemExit) as left:
-        main(["eval", *arguments])
-    shown = capsys.readouterr()
-    assert left.value.code == 2
-    assert shown.err.count("\n") == 1
-    assert shown.err.startswith("editkit: ")
-    return shown.err
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
