@@ -15,7 +15,7 @@ from PIL import Image
 
 from editkit.data.pictures import Picture
 from editkit.data.read import plan_trace
-from editkit.data.traces import PlanTrace, inspection_text
+from editkit.data.traces import PlanTrace, inspection_words
 from editkit.errors import UserError
 from editkit.evaluate.filmstrips import Frame, filmstrips
 from editkit.evaluate.pictures import contact_sheet
@@ -121,7 +121,7 @@ def _frames(trace: PlanTrace) -> list[Frame]:
     found = []
     for n, step in enumerate(trace.steps, 1):
         seen = step.inspection
-        said = "" if seen is None else inspection_text(seen)
+        said = "" if seen is None else inspection_words(seen)
         learned = [name for name, needed in asdict(step.need_loss).items() if needed and (name != "inspection" or seen)]
         picture = step.sketch.open() if step.sketch is not None else None
         about = f"learned: {', '.join(learned)}" if learned else "context"

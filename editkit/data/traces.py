@@ -209,10 +209,17 @@ def plan_text(step: PlanStep) -> str:
 
 def inspection_text(seen: Inspection) -> str:
     """An inspection as the model writes it: the verdict first, then why, what is still to come, and what to do."""
+    return _verdict(seen) + (f" <refine>{seen.refine}</refine>" if seen.refine else "")
+
+
+def inspection_words(seen: Inspection) -> str:
+    """The same for people to read, without a tag."""
+    return _verdict(seen) + (f" To do: {seen.refine}" if seen.refine else "")
+
+
+def _verdict(seen: Inspection) -> str:
     text = f"The {seen.on} is " + ("correct." if seen.ok else f"wrong: {_BETWEEN.join(seen.issues)}.")
-    if seen.deferred:
-        text += f"{_LATER}{_BETWEEN.join(seen.deferred)}."
-    return text + (f" <refine>{seen.refine}</refine>" if seen.refine else "")
+    return text + (f"{_LATER}{_BETWEEN.join(seen.deferred)}." if seen.deferred else "")
 
 
 def parse_plan(text: str, key: str = "the text", step: int = 0) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from editkit.data.pictures import Picture
 from editkit.data.prepare import to_image
-from editkit.data.traces import Inspection, TraceError, parse_inspection, parse_plan, steps_of
+from editkit.data.traces import Inspection, TraceError, inspection_words, parse_inspection, parse_plan, steps_of
 from editkit.evaluate.filmstrips import Frame
 
 EMPTY = (184, 184, 184)  # of a trajectory without a picture
@@ -152,7 +152,6 @@ def _frame(trajectory: Trajectory, place: Place) -> Frame:
     seen = _inspection(verdict) if isinstance(verdict, str) else None
     by_hand = ((PLAN_BY_HAND, place.plan), (VERDICT_BY_HAND, place.verdict))
     notes += [what for what, n in by_hand if n in trajectory.by_hand]
-    return Frame(
-        picture if isinstance(picture, Image.Image) else None, ins, des, verdict if isinstance(verdict, str) else "",
-        seen is None or seen.ok, ", ".join(notes),
-    )  # fmt: skip
+    shown = picture if isinstance(picture, Image.Image) else None
+    said = inspection_words(seen) if seen is not None else ""
+    return Frame(shown, ins, des, said, seen is None or seen.ok, ", ".join(notes))

@@ -80,7 +80,8 @@ def test_the_form_of_trajectories_in_figures() -> None:
 def test_frames_show_all_that_came_in_its_order() -> None:
     frames = frames_of(made(PLAN, "*", BAD, PLAN, "*", GOOD))
     assert [(f.instruction, f.verdict, f.good, f.picture is not None) for f in frames] == [
-        ("draw a star", BAD, False, True), ("draw a star", GOOD, True, True),
+        ("draw a star", "The image is wrong: the star is red. To do: make it blue", False, True),
+        ("draw a star", GOOD, True, True),
     ]  # fmt: skip
     odd = frames_of(made("hello", "*", "*", GOOD, GOOD))
     assert [(f.instruction, f.note, f.verdict, f.picture is not None) for f in odd] == [
