@@ -209,6 +209,11 @@ class BagelGenerator:
                 yield Ended(event.why, event.why == SAID_SO)
 
     @property
+    def settings(self) -> tuple[BagelParts, Drawing, Writing, Limits]:
+        """The model, and how it draws, writes and stops where a call says nothing else."""
+        return self._parts, self._drawing, self._writing, self._limits
+
+    @property
     def _latent_size(self) -> tuple[int, int]:
         side = self.defaults["resolution"] // self._parts.sizes.latent.px
         return side, side

@@ -192,6 +192,11 @@ class Ledger:
         self.cost += Cost(looking=self._read(parts))
         self._parts += parts
 
+    def glance(self, parts: Sequence[Part]) -> None:
+        """What is read and forgotten again, such as a picture that was not chosen."""
+        made = pass_over(parts, self._config, asked=1)
+        self.cost += Cost(looking=pass_flops(made, self._config, self._remembered))
+
     def _read(self, parts: Sequence[Part]) -> int:
         made = pass_over(parts, self._config, asked=1)
         flops = pass_flops(made, self._config, self._remembered)
