@@ -70,10 +70,12 @@ class Rollouts:
     Args:
         planner: a model that draws in steps.
         batch: trajectories at once.
+        temperature: of texts; 0 = always the likeliest token.
     """
 
-    def __init__(self, planner: BagelGenerator, batch: int) -> None:
-        self._parts, self.drawing, self._writing, self.limits = planner.settings
+    def __init__(self, planner: BagelGenerator, batch: int, temperature: float = 0.0) -> None:
+        self._parts, self.drawing, writing, self.limits = planner.settings
+        self._writing = replace(writing, temperature=temperature)
         self.side: int = planner.defaults["resolution"]
         self._batch = batch
         px = self._parts.sizes.latent.px

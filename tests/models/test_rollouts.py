@@ -83,11 +83,14 @@ def test_who_decides_stops_it_or_drives_it_on_up_to_its_pictures(rollouts: Rollo
     assert len(capped.pictures) == 1  # the one that it began with
 
 
-def test_a_text_can_be_begun_for_it(rollouts: Rollouts) -> None:
+def test_a_text_can_be_begun_for_it(planner: BagelGenerator, rollouts: Rollouts) -> None:
     said = rollouts.write([Beginning(LEARNED.prompt, 5)], "<ins>draw")[0]
     assert said.text == plan_text(LEARNED.steps[0])
     assert said.ids is not None
     assert rollouts.write([Beginning(LEARNED.prompt, 5)], "<ins>make")[0].text.startswith("<ins>make")
+    short = Rollouts(planner, 2)
+    short._writing = replace(short._writing, max_tokens=1)
+    assert short.write([Beginning(LEARNED.prompt, 5)], "<ins>draw")[0].text == "<ins>draw"  # longer than a text may be
 
 
 def test_its_inspection_approves_of_the_right_picture_and_not_of_the_wrong_one(rollouts: Rollouts) -> None:

@@ -123,7 +123,7 @@ class Session:
         while active:
             chosen = {row: self._choose(pending[row], row, writing.temperature) for row in active}
             for row in active:
-                if len(written[row]) == writing.max_tokens:
+                if len(written[row]) >= writing.max_tokens:
                     chosen[row] = self._tokens.text_end
             pending = self._read(self._cache, {r: [Text([t], opens=False, closes=False)] for r, t in chosen.items()}, pending)
             active = [row for row in active if chosen[row] != self._tokens.text_end]
