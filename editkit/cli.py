@@ -152,7 +152,9 @@ def evaluate(
     *,
     bench: Annotated[
         str | None,
-        Parameter(help="A data spec; tradeoff; geneval, geneval2, t2i-compbench, wise; plan_refine; default: the recipe's data."),
+        Parameter(
+            help="A data spec; tradeoff; geneval, geneval2, t2i-compbench, wise; plan_refine; default: the recipe's data."
+        ),
     ] = None,
     pairs: Annotated[
         int | None, Parameter(help="How many pairs, or lab prompts; default: as the recipe, or the bench, has it.")

@@ -40,7 +40,7 @@ def as_markdown(result: Mapping[str, Any]) -> str:
 
 def tables_of(result: Mapping[str, Any]) -> list[tuple[str, Rows]]:
     """(title, rows with the head first) of every table that there is something for."""
-    found = [("Ways to a picture", _arms(result["arms"]))]
+    found = [("Ways to a picture", _arms(result["arms"])), ("What a picture takes", _costs(result["arms"]))]
     for title, start in (("By category", TAGS), ("By number of demands", DEMANDS)):
         found.append((title, _parts(result["arms"], start)))
     found.append(("Paired differences", _differences(result)))
@@ -52,15 +52,20 @@ def tables_of(result: Mapping[str, Any]) -> list[tuple[str, Rows]]:
 
 
 def _arms(arms: Mapping[str, Any]) -> Rows:
-    rows = [["way", "GenEval", "seen", "unseen", "multi", "demands", "pictures", "steps", "evaluations", "tokens", "GFLOPs"]]
+    rows = [["way", "GenEval", "seen", "unseen", "multi", "demands"]]
+    for name, found in arms.items():
+        shares = (_share(found["parts"].get(part)) for part in SHOWN)
+        rows.append([name, *shares, f"{100 * found['demands_met']:.1f}"])
+    return rows
+
+
+def _costs(arms: Mapping[str, Any]) -> Rows:
+    rows = [["way", "pictures", "steps", "evaluations", "tokens", "GFLOPs"]]
     for name, found in arms.items():
         cost = found["cost"]
-        amounts = (f"{cost[key]:.2f}" for key in ("pictures", "steps", "evaluations", "tokens"))
-        facts = ", ".join(f"{value} {key}" for key, value in found["facts"].items() if isinstance(value, int))
-        rows.append([
-            f"{name} ({facts})" if facts else name, *(_share(found["parts"].get(part)) for part in SHOWN),
-            f"{100 * found['demands_met']:.1f}", *amounts, f"{cost['flops'] / 1e9:.3f}",
-        ])  # fmt: skip
+        facts = ", ".join(f"{key} {value}" for key, value in found["facts"].items() if isinstance(value, int))
+        amounts = (f"{cost[key]:.1f}" for key in ("pictures", "steps", "evaluations", "tokens"))
+        rows.append([f"{name} ({facts})" if facts else name, *amounts, f"{cost['flops'] / 1e9:.3f}"])
     return rows
 
 
