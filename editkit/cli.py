@@ -159,7 +159,9 @@ def evaluate(
     *,
     bench: Annotated[
         str | None,
-        Parameter(help="A data spec to test on; tradeoff; geneval, geneval2, t2i-compbench, wise; default: the recipe's data."),
+        Parameter(
+            help="A data spec; tradeoff; geneval, geneval2, t2i-compbench, wise; plan_refine; default: the recipe's data."
+        ),
     ] = None,
     pairs: Annotated[
         int | None, Parameter(help="How many pairs, or lab prompts; default: as the recipe, or the bench, has it.")
@@ -174,7 +176,8 @@ def evaluate(
 
     With --bench geneval, geneval2, t2i-compbench or wise a model that draws from text is judged: what is missing is drawn, in
     the official layout under evaluation/ of the run; the same command goes on where it was stopped. A folder in that layout,
-    whoever drew it, may stand in the run's place. docs/BENCHES.md says more.
+    whoever drew it, may stand in the run's place. docs/BENCHES.md says more. With --bench plan_refine all ways to a picture are
+    measured with what they cost, the inspector, and what its steps cause: docs/EXPERIMENT.md.
 
     Example: editkit eval latest --json
     Example: editkit eval runs/plan-refine-20260101-120000 --bench geneval --against runs/tiny-bagel-20260101-110000

@@ -28,6 +28,7 @@ from editkit.errors import UserError
 from editkit.evaluate.benches.scene_bench import load_scene_judge
 from editkit.methods.protocol import Batch, Loss, collate
 from editkit.models.bagel.codec import vit_view
+from editkit.models.bagel.cost import training_flops
 from editkit.models.bagel.load import BagelParts
 from editkit.models.bagel.loss import CE_WEIGHT, MSE_WEIGHT, SampleLosses, sample_losses
 from editkit.models.bagel.packing import pack
@@ -260,6 +261,12 @@ class WholeBagel(ABC):
         batch = self.encode(torch.stack(opened).to(device)) | {"text": [self.texts_of(e)[0] for e in examples]}
         batch |= collate([self.targets_of(e) for e in examples])
         return self.samples(batch, Draws(self._recipe.evaluate.seed, positions))
+
+    def flops(self, examples: Sequence[Any]) -> float:
+        """Operations of learning from an example, forward and backward, as the mean over some; see `training_flops`."""
+        sizes = self._parts.sizes
+        found = [training_flops(sample, sizes) for n, one in enumerate(examples) for sample in self.unseen([one], [n])]
+        return sum(found) / len(found)
 
     def sessions(self, prompts: Sequence[str]) -> Iterator[Session]:
         """What begins with each prompt, as many at once as an evaluation has in a batch, each under a seed of its own."""

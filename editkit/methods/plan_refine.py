@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -25,6 +25,7 @@ from editkit.data.draws import Draws
 from editkit.data.examples import Dataset
 from editkit.data.pictures import Picture
 from editkit.data.traces import PREFIX, PlanStep, PlanTrace, inspection_text, plan_text
+from editkit.errors import UserError
 from editkit.evaluate.benches.scene_bench import bench_prompts, score_scenes
 from editkit.evaluate.filmstrips import filmstrips
 from editkit.evaluate.trajectories import Trajectory, frames_of, score_trajectories
@@ -52,6 +53,8 @@ class PlanRefine(WholeBagel):
         # sketch, so that the inspected traces decide, and every sketch is inspected. False = it is learned as the data have it,
         # which traces without any inspections need, for nothing else says when to stop.
         always_inspect: bool = True
+        # "last": the plans of all steps are written first, and only the last picture is drawn: arm A2 of the lab's experiment.
+        sketches: Literal["all", "last"] = "all"
         max_pictures: PositiveInt = 5  # of a trajectory that is sampled; quality collapses with many (arXiv:2603.07540)
         max_text: NonNegativeInt = 256  # tokens of a plan or an inspection that is sampled
 
@@ -62,7 +65,8 @@ class PlanRefine(WholeBagel):
         self._options = options
 
     def pictures_of(self, example: PlanTrace) -> Sequence[Picture]:
-        return [step.sketch for step in example.steps if step.sketch is not None]
+        shown = [step.sketch for step in example.steps if step.sketch is not None]
+        return shown[-1:] if self._options.sketches == "last" else shown
 
     def texts_of(self, example: PlanTrace) -> tuple[str, ...]:
         return (example.prompt,)
@@ -82,6 +86,8 @@ class PlanRefine(WholeBagel):
             trace: as the data have it.
             shown: its sketches, in order.
         """
+        if self._options.sketches == "last":
+            return self._planned_at_once(trace, shown)
         parts: list[Part] = [self._learner.text(PREFIX + trace.prompt, then="text")]
         number, looked = 0, True  # whether somebody looked at the step before
         for n, step in enumerate(trace.steps):
@@ -99,11 +105,30 @@ class PlanRefine(WholeBagel):
                 parts += shown.shown(number, following if decides else None, droppable=not judged)
                 number += 1
             if seen is not None:
-                after: Then = "stop" if ends else "text"
+                # An example of inspection alone may end where nothing is wrong or to come: there is nothing to go on with.
+                done = n == len(trace.steps) - 1 and seen.ok and not seen.deferred
+                after: Then = "stop" if ends or done else "text"
                 said = inspection_text(seen)
                 learned = needed.inspection
                 parts.append(self._learner.text(said, learn=learned, then=after if learned else None))
             looked = seen is not None
+        return droppable_conditions(parts)
+
+    def _planned_at_once(self, trace: PlanTrace, shown: Pictures) -> Sample:
+        """All plans, then the last picture, at which nobody looks.
+
+        Raises:
+            UserError: the trace has no last picture.
+        """
+        if trace.final is None:
+            raise UserError(
+                f'{trace.key}: found a trace that is not finished; sketches = "last" needs last pictures, as those of '
+                'data.categories = ["multi-turn"] have'
+            )
+        parts: list[Part] = [self._learner.text(PREFIX + trace.prompt, then="text")]
+        for n, step in enumerate(trace.steps, 1):
+            parts.append(self._learner.text(plan_text(step), learn=True, then="image" if n == len(trace.steps) else "text"))
+        parts += [shown.noised(0), *shown.shown(0, "stop")]
         return droppable_conditions(parts)
 
     def _plan(self, step: PlanStep, free: bool) -> list[Part]:

@@ -71,6 +71,17 @@ class Drawn:
     pixels_CHW: torch.Tensor | None = field(default=None, compare=False, repr=False)
     kept: bool = False
 
+    @property
+    def exact(self) -> torch.Tensor:
+        """`pixels_CHW` of a picture that a network is to go on from.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if self.pixels_CHW is None:
+            raise ValueError("a picture in 8 bits; expected one as a network drew it")
+        return self.pixels_CHW
+
 
 @dataclass(frozen=True, slots=True)
 class Noted:
@@ -241,6 +252,11 @@ class BagelGenerator:
                 yield Ended(event.why, event.why == SAID_SO)
 
     @property
+    def settings(self) -> tuple[BagelParts, Drawing, Writing, Limits]:
+        """The model, and how it draws, writes and stops where a call says nothing else."""
+        return self._parts, self._drawing, self._writing, self._limits
+
+    @property
     def _latent_size(self) -> tuple[int, int]:
         side = self.defaults["resolution"] // self._parts.sizes.latent.px
         return side, side
@@ -253,8 +269,7 @@ class BagelGenerator:
             if isinstance(part, Said):
                 sample.append(Text(encode(parts.tokenizer, part.text) if part.ids is None else part.ids))
             else:
-                assert part.pixels_CHW is not None, "it draws none without"
-                sample += look_at(part.pixels_CHW.to(parts.network.embed_tokens.weight.device), parts.codec, parts.sizes)
+                sample += look_at(part.exact.to(parts.network.embed_tokens.weight.device), parts.codec, parts.sizes)
         seeds = [picture_seed(seed, 0)]  # as previews count: the picture of a first prompt under evaluate.seed
         session = Session(parts.network, parts.tokens, [sample], seeds)
         session.pass_over(0, _pictures(begun), self._latent_size)

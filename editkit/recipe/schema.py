@@ -94,6 +94,8 @@ class Data(Section):
     ahead: PositiveInt = 2  # batches that they prepare in advance
     window: NonNegativeInt = 0  # row groups shuffled together, for data sets larger than memory; 0 = all
     limit: NonNegativeInt = 0  # take only the first N examples; 0 = all
+    categories: list[str] = []  # of `train` and `test`: only examples whose category begins with one of these; [] = all
+    last_pictures: bool = False  # of plan traces in `train` and `test`: prompts and last pictures alone, as captioned images
     keep_out: list[str] = []  # evaluation sets of which no example may be in the training data
     max_skipped: NonNegativeInt = 0  # pictures that may be unreadable before training refuses to start
 

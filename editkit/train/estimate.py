@@ -20,8 +20,9 @@ from typing import Any
 
 from torch import nn
 
+from editkit.data.choose import open_chosen
 from editkit.data.examples import Dataset
-from editkit.data.read import RESIDENT_BYTES, open_dataset
+from editkit.data.read import RESIDENT_BYTES
 from editkit.models.precision import choose_device
 from editkit.recipe.load import Source
 from editkit.recipe.schema import Adapter, Parallel, Recipe
@@ -116,7 +117,7 @@ def estimates(
     recipe: Recipe, machines: Iterable[Machine], *, source: Source | None = None, dataset: Dataset[Any] | None = None
 ) -> list[Estimate]:
     """The same for several machines from one pass; where it does not fit, with what to change, best first."""
-    dataset = dataset or open_dataset(recipe.data.train, "train", limit=recipe.data.limit)
+    dataset = dataset or open_chosen(recipe.data, recipe.data.train, "train")
     passes: dict[bool, Rehearsal] = {}  # by whether attention is fused
     changed: dict[bool, list[tuple[str, Recipe, Rehearsal]]] = {}
     found = []

@@ -12,6 +12,7 @@ import torch
 
 from editkit.data.cache import weights_hash
 from editkit.data.check import audit_pictures
+from editkit.data.choose import open_chosen
 from editkit.data.combine import Concatenated
 from editkit.data.examples import Dataset, all_texts
 from editkit.data.keep_out import open_kept_out, refuse_evaluation
@@ -62,8 +63,9 @@ def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
     model_options = options(recipe.model, networks.Options, "model", source)
     on_first(lambda: _build_what_is_missing(recipe))
     places = _places(recipe)
-    parts = [open_dataset(place, "train", limit=recipe.data.limit) for place in places.values()]
-    test_set = open_dataset(recipe.data.test or recipe.data.train, "test")
+    mixed = [open_dataset(m.train, "train", limit=recipe.data.limit) for m in recipe.data.mix]
+    parts = [open_chosen(recipe.data, recipe.data.train, "train"), *mixed]
+    test_set = open_chosen(recipe.data, recipe.data.test or recipe.data.train, "test")
     usable = []
     start = 0
     for (key, place), part in zip(places.items(), parts, strict=True):

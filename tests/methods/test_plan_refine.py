@@ -14,6 +14,7 @@ from editkit.data.draws import Draws
 from editkit.data.pictures import Picture
 from editkit.data.prepare import PrepareParams, prepare
 from editkit.data.traces import PREFIX, Inspection, NeedLoss, PlanStep, PlanTrace, inspection_text, plan_text
+from editkit.errors import UserError
 from editkit.methods.interleaved import coins
 from editkit.methods.plan_refine import PlanRefine
 from editkit.methods.protocol import collate
@@ -49,6 +50,7 @@ REJECTED = PlanTrace(
     (PlanStep("draw a cup", "a cup", None, Inspection(False, "plan", ("a cup is not asked for",), (), "draw a star"), SEEN),),
     None,
 )  # fmt: skip
+REJECTED_DRAWN = PlanTrace("drawn", "a blue star", MENDED.steps[:1], None)
 
 
 def make(**options: object) -> PlanRefine:
@@ -109,6 +111,28 @@ def test_without_a_look_nothing_is_learned_of_whether_to_look() -> None:
     assert torch.equal(whole.text_N, split.text_N)
     assert torch.equal(whole.position_N, split.position_N)
     assert len(whole.label_N) - len(split.label_N) == 4  # two switches, and the first two tokens of the second plan
+
+
+def test_where_nothing_is_wrong_or_to_come_it_stops() -> None:
+    """Also in an example of inspection alone, which is not finished; but not where something is still to come."""
+    step = STEPS.steps[0]
+    for seen, then in ((RIGHT, "stop"), (Inspection(True, deferred=("a cup",)), "text"), (WRONG, "text")):
+        trace = PlanTrace("looked", "a star", (PlanStep(step.ins, step.des, step.sketch, seen, SEEN),), None)
+        assert told(make(), trace)[-1] == (inspection_text(seen), True, then)
+
+
+def test_planned_at_once_only_the_last_picture_is_drawn() -> None:
+    first, second = (plan_text(step) for step in STEPS.steps)
+    method = make(sketches="last")
+    assert told(method, STEPS) == [
+        (PREFIX + "a star and a cup", False, "text"),
+        (first, True, "text"),
+        (second, True, "image"),
+        (NoisedImage, None), (CleanImage, None), (SeenImage, "stop"),
+    ]  # fmt: skip
+    assert method.pictures_of(STEPS) == [GREEN]
+    with pytest.raises(UserError, match="not finished"):
+        sample(method, REJECTED_DRAWN)
 
 
 def test_the_loss_is_that_of_the_parts_that_are_learned() -> None:

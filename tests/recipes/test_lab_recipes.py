@@ -17,7 +17,7 @@ from editkit.train.run import train
 from tests.bench.memory import SPEC
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted([*(ROOT / "recipes").glob("*.toml"), *(ROOT / "recipes" / "lab").glob("*.toml")])
+RECIPES = sorted(path for folder in (".", "lab", "plan_refine") for path in (ROOT / "recipes" / folder).glob("*.toml"))
 
 SMALL = [
     "train.steps=3", "train.batch_size=4", "train.accumulate=1", "train.log_every=1", "train.save_every=2",
@@ -33,7 +33,7 @@ licence = "as stated"
 [build]
 builder = "{builder}"
 train = 24
-test = 6
+test = 12
 """
 # Methods that learn from a world alone: the name of their data set.
 WORLDS = {"scene_reader": "scene_readings", "unified": "scenes", "plan_refine": "plan_traces"}
@@ -46,6 +46,8 @@ def settings(path: Path, tiny: Mapping[str, Path]) -> list[str]:
     if recipe.method.name in WORLDS:
         data = f"{WORLDS[recipe.method.name]}.toml"
     chosen = [*SMALL, f"data.train={data}"]
+    if recipe.data.last_pictures:
+        chosen.append("data.train=plan_traces.toml")
     if recipe.method.name == "plan_refine":
         chosen += ["method.max_text=6", "method.max_pictures=2"]  # a network that knows nothing writes as much as it may
     if recipe.data.mix:

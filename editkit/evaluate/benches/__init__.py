@@ -12,6 +12,7 @@ BENCHES = {
     "geneval": ("editkit.evaluate.benches.geneval_run:evaluate", "editkit.evaluate.benches.geneval_run:print_geneval"),
     "geneval2": ("editkit.evaluate.benches.geneval2:evaluate", "editkit.evaluate.benches.chat_run:print_chat"),
     "t2i-compbench": ("editkit.evaluate.benches.compbench:evaluate", "editkit.evaluate.benches.chat_run:print_chat"),
+    "plan_refine": ("editkit.evaluate.arms.bench:evaluate", "editkit.evaluate.arms.tables:print_plan_refine"),
     "wise": ("editkit.evaluate.benches.wise:evaluate", "editkit.evaluate.benches.chat_run:print_chat"),
 }
 

@@ -79,6 +79,43 @@ def compare(ours: Rows, theirs: Rows, *, seed: int = 0, draws: int = DRAWS) -> d
     return {"difference": difference, "low": float(low), "high": float(high), "p": min(1.0, other_side)}
 
 
+def compare_seeds(ours: Sequence[Rows], theirs: Sequence[Rows], *, seed: int = 0, draws: int = DRAWS) -> dict[str, float]:
+    """The same over several trainings of each side: a bootstrap over the trainings, paired in their order, and over prompts.
+
+    Args:
+        ours, theirs: results of each training.
+        seed: of the draws.
+        draws: how many.
+
+    Returns:
+        See `compare`; and "seeds", how many trainings each side has. Of one training, it is drawn over prompts alone.
+
+    Raises:
+        UserError: the two have not as many trainings, or were not asked the same prompts.
+    """
+    if len(ours) != len(theirs) or not ours:
+        raise UserError(f"found {len(ours)} trainings against {len(theirs)}; a paired comparison needs as many of both")
+    sides = [[_by_prompt(rows) for rows in side] for side in (ours, theirs)]
+    asked = {tag: list(prompts) for tag, prompts in sides[0][0].items()}
+    if any({t: set(p) for t, p in one.items()} != {t: set(p) for t, p in asked.items()} for side in sides for one in side):
+        raise UserError("found results on other prompts; a paired comparison needs both models on the same prompt file")
+    rng = np.random.default_rng(seed)
+    count = len(ours)
+    # the trainings of a draw are the same for all tags, which they made together
+    weight_DS = rng.multinomial(count, [1 / count] * count, draws) / count
+    drawn_D, difference = np.zeros(draws), 0.0
+    for tag, names in asked.items():
+        means_2SP = [[[one[tag][name].mean() for name in names] for one in side] for side in sides]
+        gaps_SP = np.array(means_2SP[0]) - np.array(means_2SP[1])
+        difference += gaps_SP.mean() / len(asked)
+        weight_DP = rng.multinomial(len(names), [1 / len(names)] * len(names), draws) / len(names)
+        drawn_D += ((weight_DS @ gaps_SP) * weight_DP).sum(axis=1) / len(asked)
+    low, high = np.percentile(drawn_D, [2.5, 97.5])
+    other_side = 2 * min(float((drawn_D <= 0).mean()), float((drawn_D >= 0).mean()))
+    found = {"difference": float(difference), "low": float(low), "high": float(high), "p": min(1.0, other_side)}
+    return {**found, "seeds": count}
+
+
 def print_summary(summary: Mapping[str, Any], detector: str, console: Console | None = None) -> None:
     """The figures in percent with their standard errors, under the name of what looked."""
     table = Table(

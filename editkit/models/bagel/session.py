@@ -102,23 +102,28 @@ class Session:
         openings = [self._tokens.opening(kind) for kind in KINDS]
         return [KINDS[i] for i in self._logits_BV[:, openings].argmax(1).tolist()]
 
-    def write(self, rows: Sequence[int], writing: Writing) -> Iterator[dict[int, int]]:
+    def log_odds(self, one: int, other: int) -> list[float]:
+        """How much likelier one token is than another behind what each row has, as a difference of logarithms."""
+        return (self._logits_BV[:, one] - self._logits_BV[:, other]).tolist()
+
+    def write(self, rows: Sequence[int], writing: Writing, begun: Sequence[int] = ()) -> Iterator[dict[int, int]]:
         """Lets rows write one segment of text; each has it among its `parts` when the iterator has come to its end.
 
         Args:
             rows: that write.
             writing: how.
+            begun: the tokens that each of them begins with.
 
         Yields:
             The next token of each row that is still writing, without the ends of the segment.
         """
-        written: dict[int, list[int]] = {row: [] for row in rows}
-        pending = self._read(self._cache, {row: [Text([], closes=False)] for row in rows}, self._logits_BV)
+        written: dict[int, list[int]] = {row: list(begun) for row in rows}
+        pending = self._read(self._cache, {row: [Text(tuple(begun), closes=False)] for row in rows}, self._logits_BV)
         active = list(rows)
         while active:
             chosen = {row: self._choose(pending[row], row, writing.temperature) for row in active}
             for row in active:
-                if len(written[row]) == writing.max_tokens:
+                if len(written[row]) >= writing.max_tokens:
                     chosen[row] = self._tokens.text_end
             pending = self._read(self._cache, {r: [Text([t], opens=False, closes=False)] for r, t in chosen.items()}, pending)
             active = [row for row in active if chosen[row] != self._tokens.text_end]
