@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from editkit.evaluate.scores import BASELINES, FIGURES, figure, figures_of, kinds_of
 from editkit.models.adapters import PEFT_CONFIG, TEXT_ENCODER
-from editkit.models.stable_diffusion.drawn import drawn_by
+from editkit.models.stable_diffusion.drawn import drawn_in
 from editkit.publish.export import SAMPLES_FILE, FinishedRun
 
 LICENCE_FILE = "LICENSE.md"  # the Hub's spelling
@@ -130,8 +130,7 @@ def loading_lines(run: FinishedRun, repo: str) -> str:
     # JSON's quoting is Python's, and it leaves no quotation mark or line break of an instruction bare.
     instruction = json.dumps(run.examples[0]["instruction"] if run.examples else "make the background blue", ensure_ascii=False)
     use = USE_EDITOR.format(side=side, instruction=instruction, **sampling)
-    unet = run.weights / "unet" / "config.json"
-    if run.pipeline == EDITOR and drawn_by(json.loads(unet.read_text(encoding="utf-8"))) == "difference":
+    if run.pipeline == EDITOR and drawn_in(run.weights) == "difference":
         return LOAD_DIFFERENCE.format(repo=repo, side=side, instruction=instruction, **sampling)
     if run.pipeline == EDITOR:
         return LOAD_EDITOR.format(repo=repo, use=use)

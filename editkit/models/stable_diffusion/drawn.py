@@ -5,7 +5,9 @@ The UNet's configuration says so, because the weights mean nothing without it; d
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,6 +23,12 @@ KEY = "editkit_draws"
 def drawn_by(config: Mapping[str, Any]) -> Drawn:
     """What the UNet of that configuration was trained to draw."""
     return config.get(KEY, "picture")
+
+
+def drawn_in(model: Path) -> Drawn:
+    """The same of a model in the stock layout, without loading it."""
+    config = model / "unet" / "config.json"
+    return drawn_by(json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else "picture"
 
 
 def set_drawn(parts: StableDiffusion, drawn: Drawn, *, has_adapter: bool) -> None:
