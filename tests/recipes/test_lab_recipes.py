@@ -17,7 +17,13 @@ from editkit.train.run import train
 from tests.bench.memory import SPEC
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted(path for folder in (".", "lab", "plan_refine") for path in (ROOT / "recipes" / folder).glob("*.toml"))
+# a4, a5, a6 and a8 have no key that a1 to a3 have not.
+RECIPES = sorted(
+    path
+    for folder in (".", "lab", "plan_refine")
+    for path in (ROOT / "recipes" / folder).glob("*.toml")
+    if path.stem not in ("a4", "a5", "a6", "a8")
+)
 
 SMALL = [
     "train.steps=3", "train.batch_size=4", "train.accumulate=1", "train.log_every=1", "train.save_every=2",
