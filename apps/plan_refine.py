@@ -23,9 +23,8 @@ from editkit.evaluate.plan_folder import read_text
 from editkit.evaluate.steering import Begun, declare_right, declare_wrong, inspection_of, plain, remark, replan
 from editkit.evaluate.trajectories import places_of
 from editkit.models.bagel.generate import Sampled
-from editkit.models.generator import Drawn, Ended, Letters, Said, Step
+from editkit.models.generator import PLANS, Drawn, Ended, Letters, Said, Step
 
-METHOD = "plan_refine"  # whose runs plan
 MAX_WORDS = 600  # characters
 SECONDS_BETWEEN = 0.2  # of what is shown while letters and sampling steps come
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # visitors take turns
@@ -313,7 +312,7 @@ def launch(run: str | None, host: str = "127.0.0.1", port: int = 7860) -> None:
     from editkit.models.precision import choose_device
     from editkit.runs import find_run
 
-    which = run or latest_run(METHOD)
+    which = run or latest_run(PLANS)
     if which is None:
         raise UserError("found no finished run of the method plan_refine in runs/; train recipes/plan_refine.toml, or name one")
     if which == "latest":

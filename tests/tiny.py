@@ -60,6 +60,18 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
     return stream.getvalue()
 
 
+TRACES_SPEC = """\
+format = 1
+name = "traces"
+kind = "plan_traces"
+licence = "as stated"
+[build]
+builder = "plan_refine"
+train = 24
+test = 12
+"""
+
+
 def avatars_spec(train: int, test: int, size: int, *, name: str = "small", kind: str = "edit_pairs") -> str:
     """A data spec of the lab's world."""
     return (

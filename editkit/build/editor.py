@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import Field
 
 from editkit.errors import UserError
+from editkit.models.callbacks import on_step_end
 from editkit.models.locate import locate_model
 from editkit.models.precision import DTYPES, choose_device
 from editkit.models.quiet import quiet_files
@@ -116,7 +117,7 @@ class InstructionEditor:
         if options.image_guidance is not None:
             asked["image_guidance_scale"] = options.image_guidance
         if after_step is not None and "callback_on_step_end" in self._takes:
-            asked["callback_on_step_end"] = _tick(after_step)
+            asked["callback_on_step_end"] = on_step_end(lambda _: after_step())
         generator = torch.Generator().manual_seed(seed)  # of the CPU: the same numbers on every device
         target = self._pipeline(**asked, num_inference_steps=options.steps, generator=generator).images[0].convert("RGB")
         if target.size != source.size:  # some pipelines choose a size that they like
@@ -126,11 +127,3 @@ class InstructionEditor:
     def _check_guidance(self, options: EditorModel) -> None:
         if options.image_guidance is not None and "image_guidance_scale" not in self._takes:
             raise UserError(f"{self._place} image_guidance: {self.name} has none; take the key out")
-
-
-def _tick(after_step: Callable[[], None]) -> Callable[..., dict[str, Any]]:
-    def tick(_: Any, __: int, ___: Any, kept: dict[str, Any]) -> dict[str, Any]:
-        after_step()
-        return kept
-
-    return tick

@@ -13,6 +13,7 @@ from editkit.data.prepare import PrepareParams, prepare, to_image, to_network
 from editkit.errors import UserError
 from editkit.models import METADATA
 from editkit.models.adapters import is_adapter, load_adapter
+from editkit.models.callbacks import on_step_end
 from editkit.models.locate import locate_trained, read_metadata
 from editkit.models.quiet import quiet_files
 from editkit.models.stable_diffusion.drawn import finish_latents
@@ -96,10 +97,9 @@ class StableDiffusionEditor:
             start = number * self._batch_size
             chunk = slice(start, start + self._batch_size)
 
-            def report(_: Any, step: int, __: Any, kept: dict[str, Any], number: int = number) -> dict[str, Any]:
+            def report(done: int, number: int = number) -> None:
                 if progress is not None:
-                    progress(number * steps + step + 1, batches * steps)
-                return kept
+                    progress(number * steps + done, batches * steps)
 
             pixels = torch.cat([prepare([image], self._params) for image in images[chunk]])
             edited += self._edit_batch(
@@ -126,7 +126,7 @@ class StableDiffusionEditor:
         seed: int,
         first: int,
         source_weight: float,
-        report: Any,
+        report: Callable[[int], None],
     ) -> list[Image.Image]:
         device = self._parts.unet.device
         source = encode_pictures(self._parts.vae, to_network(pixels).to(device)).mean * source_weight
@@ -139,7 +139,7 @@ class StableDiffusionEditor:
             guidance_scale=text_guidance,
             image_guidance_scale=image_guidance,
             output_type="latent",
-            callback_on_step_end=report,
+            callback_on_step_end=on_step_end(report),
         ).images
         decoded = self._parts.vae.decode(finish_latents(self._parts, drawn, source), return_dict=False)[0]
         return [to_image(x) for x in decoded]

@@ -25,6 +25,7 @@ from editkit.models.bagel.parts import Part, Text, Then
 from editkit.models.bagel.released import is_released
 from editkit.models.bagel.session import Drawing, Session, Writing
 from editkit.models.bagel.tokenizer import decode, encode
+from editkit.models.callbacks import on_step_end
 from editkit.models.locate import locate_trained, read_metadata
 from editkit.models.stable_diffusion.forward import sample_latents
 from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
@@ -150,17 +151,13 @@ class StableDiffusionGenerator:
         """See `Generator.draw`."""
         from diffusers import StableDiffusionPipeline  # slow, and the other family does not need it
 
-        def tick(_: Any, __: int, ___: Any, kept: dict[str, Any]) -> dict[str, Any]:
-            if after_step is not None:
-                after_step()
-            return kept
-
         pipeline = self._parts.pipeline(StableDiffusionPipeline)
         pipeline.set_progress_bar_config(disable=True)
+        tell = on_step_end(lambda _: after_step() if after_step is not None else None)
         side = self.defaults["resolution"]
         made = pipeline(
             [prompt], num_inference_steps=steps, guidance_scale=text_guidance, output_type="pt", height=side, width=side,
-            latents=sample_latents(self._parts, 1, side, seed), callback_on_step_end=tick,
+            latents=sample_latents(self._parts, 1, side, seed), callback_on_step_end=tell,
         ).images  # fmt: skip
         return to_image(made[0] * 2 - 1)
 
@@ -262,23 +259,43 @@ class BagelGenerator:
         return side, side
 
     def _begin(self, text: str, seed: int, begun: Sequence[Said | Drawn] = ()) -> Session:
-        """What reads the text and what was begun in one pass."""
-        parts = self._parts
-        sample: list[Part] = [Text(encode(parts.tokenizer, text))]
-        for part in begun:
-            if isinstance(part, Said):
-                sample.append(Text(encode(parts.tokenizer, part.text) if part.ids is None else part.ids))
-            else:
-                sample += look_at(part.exact.to(parts.network.embed_tokens.weight.device), parts.codec, parts.sizes)
-        seeds = [picture_seed(seed, 0)]  # as previews count: the picture of a first prompt under evaluate.seed
-        session = Session(parts.network, parts.tokens, [sample], seeds)
-        session.pass_over(0, _pictures(begun), self._latent_size)
-        return session
+        return begin_session(self._parts, [(text, begun)], [seed], self._latent_size)
 
     def _left(self, begun: Sequence[Said | Drawn], then: Then | None) -> Limits:
         """How far it may still go."""
         images, parts = max(0, self._limits.images - _pictures(begun)), max(0, self._limits.parts - len(begun))
         return Limits(images, parts) if then is None else Limits(max(1, images), max(3, parts))
+
+
+def begin_session(
+    parts: BagelParts,
+    beginnings: Sequence[tuple[str, Sequence[Said | Drawn]]],
+    seeds: Sequence[int],
+    latent_size: tuple[int, int],
+) -> Session:
+    """What reads texts, and what was begun behind each, in one pass.
+
+    Args:
+        parts: the model.
+        beginnings: (text, the texts and pictures behind it) of each row.
+        seeds: of the rows; the n-th picture has the same noise, whatever stands before it.
+        latent_size: height and width of a picture's latents.
+    """
+    device = parts.network.embed_tokens.weight.device
+    samples: list[list[Part]] = []
+    for text, begun in beginnings:
+        sample: list[Part] = [Text(encode(parts.tokenizer, text))]
+        for part in begun:
+            if isinstance(part, Said):
+                sample.append(Text(encode(parts.tokenizer, part.text) if part.ids is None else part.ids))
+            else:
+                sample += look_at(part.exact.to(device), parts.codec, parts.sizes)
+        samples.append(sample)
+    # As previews count: the picture of a first prompt under evaluate.seed.
+    session = Session(parts.network, parts.tokens, samples, [picture_seed(seed, 0) for seed in seeds])
+    for row, (_, begun) in enumerate(beginnings):
+        session.skip_noise(row, _pictures(begun), latent_size)
+    return session
 
 
 def _pictures(begun: Sequence[Said | Drawn]) -> int:

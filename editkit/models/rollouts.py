@@ -9,7 +9,6 @@ from itertools import takewhile
 
 import torch
 
-from editkit.data.draws import picture_seed
 from editkit.data.prepare import to_image
 from editkit.data.traces import PREFIX, Inspection, inspection_text
 from editkit.models.bagel.cost import Cost, Ledger
@@ -17,7 +16,7 @@ from editkit.models.bagel.generate import SAID_SO, Drew, Limits, Wrote, generate
 from editkit.models.bagel.parts import NoisedImage, Part, Text, Then
 from editkit.models.bagel.session import Drawing, Session
 from editkit.models.bagel.tokenizer import decode, encode
-from editkit.models.generator import BagelGenerator, Drawn, Said
+from editkit.models.generator import BagelGenerator, Drawn, Said, begin_session
 
 Made = Said | Drawn
 Decide = Callable[[int, Then, Sequence[Made]], Then]  # number of the trajectory, what the network wants, all that it has
@@ -213,17 +212,5 @@ class Rollouts:
         return ((n, beginnings[n : n + self._batch]) for n in range(0, len(beginnings), self._batch))
 
     def _session(self, beginnings: Sequence[Beginning], prefix: str = PREFIX) -> Session:
-        network, samples = self._parts.network, []
-        for begun in beginnings:
-            sample: list[Part] = [Text(self._ids(prefix + begun.prompt))]
-            for part in begun.parts:
-                if isinstance(part, Said):
-                    sample.append(Text(self._ids(part.text) if part.ids is None else part.ids))
-                else:
-                    pixels_CHW = part.exact.to(network.embed_tokens.weight.device)
-                    sample += look_at(pixels_CHW, self._parts.codec, self._parts.sizes)
-            samples.append(sample)
-        session = Session(network, self._parts.tokens, samples, [picture_seed(b.seed, 0) for b in beginnings])
-        for row, begun in enumerate(beginnings):
-            session.pass_over(row, sum(isinstance(p, Drawn) for p in begun.parts), self._latent_size)
-        return session
+        texts = [(prefix + begun.prompt, begun.parts) for begun in beginnings]
+        return begin_session(self._parts, texts, [begun.seed for begun in beginnings], self._latent_size)

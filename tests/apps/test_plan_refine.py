@@ -72,17 +72,26 @@ def visited(browser: Any, address: str) -> Iterator[Any]:
 
 
 def choose(page: Any, **settings: int) -> None:
-    """Opens the settings and fills them in."""
+    """Opens the settings and fills them in; fields that have just come up may take their defaults a moment later."""
     page.locator("#settings button").first.click()
     for name, value in settings.items():
         box = page.locator(f"#{name} input[type=number], #{name} input").first
-        box.fill(str(value))
-        box.blur()
+        while box.input_value() != str(value):
+            box.fill(str(value))
+            box.blur()
+            page.evaluate("new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
 
 
 def draw(page: Any, prompt: str = LEARNED.prompt) -> None:
     page.locator("#prompt textarea").fill(prompt)
     page.locator("#draw").click()
+
+
+def choose_step(page: Any, step: int) -> None:
+    """Chooses another step by its radio button, and waits until the fields hold its words."""
+    page.locator("#ins textarea").fill("to be replaced")
+    page.locator("#step label").nth(step).click()
+    page.wait_for_function("document.querySelector('#ins textarea').value != 'to be replaced'")
 
 
 def settled(page: Any, cards: int, by_hand: int = 0) -> str:
@@ -177,7 +186,8 @@ def test_a_person_edits_a_plan_overrules_verdicts_and_remarks(visit: Any) -> Non
     draw(visit)
     settled(visit, 2)
     before = [pixels(visit, card) for card in (0, 1)]
-    visit.locator("#step label").nth(1).click()
+    choose_step(visit, 0)
+    choose_step(visit, 1)
     assert visit.locator("#ins textarea").input_value() == "make the star blue"
     visit.locator("#ins textarea").fill("make the star red")
     visit.locator("#replan").click()
@@ -243,7 +253,7 @@ def test_what_a_model_writes_that_is_no_plan_is_one_line(browser: Any, tmp_path:
         assert visit.get_by_text("cannot be read as a plan or a verdict").count() >= 1
         assert visit.get_by_text("as many pictures as it may have").is_visible()
         assert visit.locator("#go-on").is_hidden()
-        visit.locator("#step label").first.click()
+        choose_step(visit, 0)
         visit.locator("#ins textarea").fill("draw a star")
         visit.locator("#des textarea").fill("a star</des>")
         visit.locator("#replan").click()

@@ -92,11 +92,9 @@ def _judgement(content: list[dict[str, Any]], schema: dict[str, Any]) -> str:
 
 
 @contextmanager
-def chat_server(log: Path) -> Iterator[ChatServer]:
-    """Runs until the block ends."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.build.chat_server", str(log)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+def chat_server(log: Path, module: str = "tests.build.chat_server") -> Iterator[ChatServer]:
+    """Runs until the block ends; `module` calls `serve`."""
+    process = subprocess.Popen([sys.executable, "-m", module, str(log)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         yield ChatServer(f"http://127.0.0.1:{int(process.stdout.readline())}/v1", log)
@@ -170,12 +168,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def _serve(log: Path) -> None:
-    _Handler.log = log
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+def serve(handler: Any, log: Path) -> None:
+    """Says on which port of this machine it listens, and answers until it is killed."""
+    handler.log = log
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     print(server.server_port, flush=True)
     server.serve_forever()
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]))
+    serve(_Handler, Path(sys.argv[1]))

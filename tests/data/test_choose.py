@@ -13,17 +13,7 @@ from editkit.data.read import open_dataset
 from editkit.errors import UserError
 from editkit.lab.scene_prompts import TAGS
 from editkit.recipe.schema import Data
-
-SPEC = """\
-format = 1
-name = "traces"
-kind = "plan_traces"
-licence = "as stated"
-[build]
-builder = "plan_refine"
-train = 24
-test = 12
-"""
+from tests.tiny import TRACES_SPEC
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +22,7 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setenv("EDITKIT_CACHE", str(place / "cache"))
-        Path("traces.toml").write_text(SPEC)
+        Path("traces.toml").write_text(TRACES_SPEC)
         open_dataset("traces.toml")
     return str(next((place / "data").iterdir()))
 

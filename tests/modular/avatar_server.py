@@ -11,34 +11,25 @@ import base64
 import io
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from PIL import Image
 
-from tests.build.chat_server import ROOT, ChatServer
+from tests.build.chat_server import ChatServer, chat_server, serve
 
 
 @contextmanager
 def avatar_server(log: Path) -> Iterator[ChatServer]:
     """Runs until the block ends."""
-    command = [sys.executable, "-m", "tests.modular.avatar_server", str(log)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield ChatServer(f"http://127.0.0.1:{int(process.stdout.readline())}/v1", log)
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+    with chat_server(log, "tests.modular.avatar_server") as server:
+        yield server
 
 
 @cache
@@ -96,12 +87,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def _serve(log: Path) -> None:
-    _Handler.log = log
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    print(server.server_port, flush=True)
-    server.serve_forever()
-
-
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]))
+    serve(_Handler, Path(sys.argv[1]))

@@ -16,17 +16,8 @@ from editkit.lab.scene_prompts import prompts
 from editkit.recipe.load import load_recipe
 from tests.bench import arms
 from tests.bench.arms import RECIPES, ROOT, Experiment, flops_of, main, table
+from tests.tiny import TRACES_SPEC
 
-SPEC = """\
-format = 1
-name = "traces"
-kind = "plan_traces"
-licence = "as stated"
-[build]
-builder = "plan_refine"
-train = 24
-test = 12
-"""
 SMALL = (
     "train.batch_size=4", "train.precision=fp32", "train.save_every=0", "train.preview_every=0", "evaluate.pairs=2",
     "evaluate.preview_pairs=0", "evaluate.steps=2", "optim.warmup=1", 'data.train="traces.toml"',
@@ -57,7 +48,7 @@ def test_each_recipe_says_what_its_arm_is() -> None:
 
 @pytest.fixture
 def place(workplace: Path) -> Path:
-    (workplace / "traces.toml").write_text(SPEC)
+    (workplace / "traces.toml").write_text(TRACES_SPEC)
     return workplace
 
 

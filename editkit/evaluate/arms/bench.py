@@ -25,7 +25,8 @@ from editkit.evaluate.arms.inspector import inspector_figures, sketches_of
 from editkit.evaluate.arms.swaps import CRITIQUES, SKETCHES, with_critique, with_sketch
 from editkit.evaluate.arms.tables import as_markdown
 from editkit.evaluate.benches import BenchOptions
-from editkit.evaluate.benches.drawing import sha256_of
+from editkit.evaluate.benches.against import SUMMARY, refuse_other_judge
+from editkit.evaluate.benches.drawing import first_change, load_to_draw, sha256_of
 from editkit.evaluate.benches.geneval import (
     Detector,
     check_classes,
@@ -44,14 +45,12 @@ from editkit.evaluate.target import find_target
 from editkit.files import write_whole
 from editkit.lab.scene_prompts import TAGS, prompts
 from editkit.models.bagel.cost import Cost
-from editkit.models.generator import PLANS, BagelGenerator, load_generator, load_planner
-from editkit.models.locate import locate_trained, read_metadata, version_of
-from editkit.models.precision import choose_device
+from editkit.models.generator import BagelGenerator
 from editkit.models.rollouts import Rollout, Rollouts
 from editkit.progress import progress
 from editkit.runs import find_run, hold
 
-FOLDER, ARM, COSTS, SUMMARY = "plan_refine", "arm.json", "costs.jsonl", "summary.json"
+FOLDER, ARM, COSTS = "plan_refine", "arm.json", "costs.jsonl"
 ADAPTIVE, DIRECT = "adaptive", "direct"
 FORCED = (1, 2, 3, 5)  # pictures
 WIDTH = 4  # candidates of a step of the search, and of "best-direct"
@@ -86,7 +85,8 @@ def evaluate(run: str, options: BenchOptions) -> dict[str, Any]:
     samples = options.samples or 1
     folder = target.place / "evaluation" / FOLDER / name
     other = _earlier(options.against, name) if options.against else None
-    _check_same(other, detector.name, options.against)
+    if other is not None:
+        refuse_other_judge(options.against, other["judge"], detector.name)
     folder.mkdir(parents=True, exist_ok=True)
     with hold(folder / ".lock", f"{folder}: another process works on this bench; wait for it, or stop it first"):
         bench = Bench(Rollouts(model, BATCH), tasks_of(asked, samples, seed), detector, folder, {**facts, "samples": samples})
@@ -130,11 +130,8 @@ class Bench:
         path = self.folder / name / ARM
         if path.is_file():
             found = json.loads(path.read_text(encoding="utf-8"))
-            before = found["made_with"]
-            for key in sorted(set(before) | set(self._facts)):
-                if before.get(key) != self._facts.get(key):
-                    there, here = json.dumps(before.get(key)), json.dumps(self._facts.get(key))
-                    raise UserError(f"{path.parent}: was made with {key} = {there}; expected {here}; move {self.folder} away")
+            if changed := first_change(found["made_with"], self._facts):
+                raise UserError(f"{path.parent}: was made with {changed}; move {self.folder} away")
             return found["figures"]
         shutil.rmtree(path.parent, ignore_errors=True)
         made = make()
@@ -144,8 +141,8 @@ class Bench:
         return figures
 
     def _scored(self, folder: Path, made: Arm, tasks: Sequence[Task]) -> dict[str, Any]:
-        numbers = list(dict.fromkeys(task.number for task in tasks))
-        places = dict(zip(numbers, write_prompt_folders(folder, [_asked(tasks, n) for n in numbers]), strict=True))
+        asked = {task.number: task.asked for task in tasks}
+        places = dict(zip(asked, write_prompt_folders(folder, list(asked.values())), strict=True))
         for task, picture in zip(tasks, made.pictures, strict=True):
             write_sample(places[task.number], task.sample, picture)
         rows = score_folder(folder, self.detector)
@@ -252,13 +249,10 @@ def _swapped(bench: Bench) -> dict[str, Any]:
 
 
 def _load(run: str) -> tuple[BagelGenerator, dict[str, Any]]:
-    folder = locate_trained(run, ("model", "adapter"))
-    plans = read_metadata(folder).get("method") == PLANS
-    device = choose_device()
-    model = load_planner(run, device=device) if plans else load_generator(run, device=device)
+    model, facts = load_to_draw(run)
     if not isinstance(model, BagelGenerator):
         raise UserError(f"{run}: found a Stable Diffusion; --bench plan_refine needs a BAGEL, such as lab:tiny-bagel")
-    return model, {"model_sha256": version_of(str(folder)), "sampling": dict(model.defaults)}
+    return model, facts
 
 
 def _earlier(against: str, name: str) -> dict[str, Any]:
@@ -266,17 +260,6 @@ def _earlier(against: str, name: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; score it first: editkit eval {against} --bench plan_refine")
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _check_same(other: Mapping[str, Any] | None, judge: str, against: str) -> None:
-    if other is not None and other["judge"] != judge:
-        raise UserError(
-            f"{against}: was judged by {other['judge']}, and this would be by {judge}; name the same one for both: --judge"
-        )
-
-
-def _asked(tasks: Sequence[Task], number: int) -> dict[str, Any]:
-    return dict(next(task.asked for task in tasks if task.number == number))
 
 
 def costs_of(folder: Path) -> list[Cost]:

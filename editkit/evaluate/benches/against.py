@@ -56,10 +56,14 @@ def find_results(name: str, bench: str) -> Earlier:
 
 def check_judge(against: Earlier | None, judge: str) -> None:
     """Refuses to compare what two have judged; of results that do not say who did, the user has to know."""
-    if against is not None and against.judge not in ("", judge):
-        raise UserError(
-            f"{against.name}: was judged by {against.judge}, and this would be by {judge}; name the same one for both: --judge"
-        )
+    if against is not None and against.judge:
+        refuse_other_judge(against.name, against.judge, judge)
+
+
+def refuse_other_judge(name: str, theirs: str, ours: str) -> None:
+    """Raises UserError where `name` was judged by another one than we are."""
+    if theirs != ours:
+        raise UserError(f"{name}: was judged by {theirs}, and this would be by {ours}; name the same one for both: --judge")
 
 
 def difference(rows: Rows, against: Earlier) -> dict[str, Any]:

@@ -64,7 +64,6 @@ def evaluate_chat(bench: ChatBench, run: str, options: BenchOptions) -> dict[str
         out = eval_folder("-".join(place.resolve().parts[-2:])) / "evaluation" / where if theirs else place
     else:
         place = out = _draw(bench, run, items, options.samples or bench.samples, where)
-        run = str(run)
     pictures = _pictures(bench, Path(run) if Path(run).is_file() else place, items, options.samples)
     return _judged(bench, run, items, pictures, place, out, judge, against)
 

@@ -65,12 +65,22 @@ def load_drawer(run: str) -> Drawer:
     Raises:
         UserError: there is none, or it does something else.
     """
+    model, facts = load_to_draw(run)
+    plans = isinstance(model, BagelGenerator) and model.plans
+    facts["in_steps"] = plans
+    return InSteps(model, facts) if isinstance(model, BagelGenerator) and plans else AtOnce(model, facts)
+
+
+def load_to_draw(run: str) -> tuple[Generator, dict[str, Any]]:
+    """A model that draws from text, as a planner where it was trained to plan, and what its pictures depend on.
+
+    Raises:
+        UserError: see `load_drawer`.
+    """
     folder = locate_trained(run, ("model", "adapter"))
     plans = read_metadata(folder).get("method") == PLANS
-    device = choose_device()
-    model = load_planner(run, device=device) if plans else load_generator(run, device=device)
-    facts = {"model_sha256": version_of(str(folder)), "in_steps": plans, "sampling": dict(model.defaults)}
-    return InSteps(model, facts) if isinstance(model, BagelGenerator) and plans else AtOnce(model, facts)
+    model = (load_planner if plans else load_generator)(run, device=choose_device())
+    return model, {"model_sha256": version_of(str(folder)), "sampling": dict(model.defaults)}
 
 
 class AtOnce:
@@ -178,7 +188,19 @@ def _check_drawn(folder: Path, stated: Mapping[str, Any]) -> None:
         if any(folder.rglob("*.png")):
             raise UserError(f"{folder}: found pictures without {DRAWN}, which somebody else drew; move them away")
         return
-    for name in sorted((set(before) | set(stated)) - {"run", "pictures"}):
-        if before.get(name) != stated.get(name):
-            found, here = json.dumps(before.get(name)), json.dumps(stated.get(name))
-            raise UserError(f"{folder}: was drawn with {name} = {found}; expected {here}; move the folder away to draw anew")
+    if changed := first_change(before, stated, beside=("run", "pictures")):
+        raise UserError(f"{folder}: was drawn with {changed}; move the folder away to draw anew")
+
+
+def first_change(before: Mapping[str, Any], now: Mapping[str, Any], beside: Sequence[str] = ()) -> str:
+    """The first fact, by its name, in which two differ: "seed = 0; expected 1"; "" = none.
+
+    Args:
+        before: what is noted.
+        now: what is wanted.
+        beside: names that may differ.
+    """
+    for name in sorted((set(before) | set(now)) - set(beside)):
+        if before.get(name) != now.get(name):
+            return f"{name} = {json.dumps(before.get(name))}; expected {json.dumps(now.get(name))}"
+    return ""

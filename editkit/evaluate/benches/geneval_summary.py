@@ -74,9 +74,7 @@ def compare(ours: Rows, theirs: Rows, *, seed: int = 0, draws: int = DRAWS) -> d
         difference += gaps_P.mean() / len(a)
         # one tag at a time and in float64: draws x prompts is 1 M numbers for 100 prompts
         drawn += gaps_P[rng.integers(0, len(gaps_P), (draws, len(gaps_P)))].mean(axis=1) / len(a)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    other_side = 2 * min(float((drawn <= 0).mean()), float((drawn >= 0).mean()))
-    return {"difference": difference, "low": float(low), "high": float(high), "p": min(1.0, other_side)}
+    return _interval(difference, drawn)
 
 
 def compare_seeds(ours: Sequence[Rows], theirs: Sequence[Rows], *, seed: int = 0, draws: int = DRAWS) -> dict[str, float]:
@@ -110,10 +108,14 @@ def compare_seeds(ours: Sequence[Rows], theirs: Sequence[Rows], *, seed: int = 0
         difference += gaps_SP.mean() / len(asked)
         weight_DP = rng.multinomial(len(names), [1 / len(names)] * len(names), draws) / len(names)
         drawn_D += ((weight_DS @ gaps_SP) * weight_DP).sum(axis=1) / len(asked)
+    return {**_interval(difference, drawn_D), "seeds": count}
+
+
+def _interval(difference: float, drawn_D: np.ndarray) -> dict[str, float]:
+    """See `compare`."""
     low, high = np.percentile(drawn_D, [2.5, 97.5])
     other_side = 2 * min(float((drawn_D <= 0).mean()), float((drawn_D >= 0).mean()))
-    found = {"difference": float(difference), "low": float(low), "high": float(high), "p": min(1.0, other_side)}
-    return {**found, "seeds": count}
+    return {"difference": float(difference), "low": float(low), "high": float(high), "p": min(1.0, other_side)}
 
 
 def print_summary(summary: Mapping[str, Any], detector: str, console: Console | None = None) -> None:

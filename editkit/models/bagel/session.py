@@ -83,7 +83,7 @@ class Session:
             self.parts[row] += more
         self._logits_BV = self._read(self._cache, parts, self._logits_BV)
 
-    def pass_over(self, row: int, pictures: int, size: tuple[int, int]) -> None:
+    def skip_noise(self, row: int, pictures: int, size: tuple[int, int]) -> None:
         """Leaves out random numbers: the next picture gets the noise of the one behind so many.
 
         For a row that begins with pictures which another session drew under the same seed, with texts that were written at

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from editkit.cli import main
 from editkit.evaluate.arms import inference
 from editkit.evaluate.arms.bench import costs_of
 from editkit.evaluate.arms.tables import as_markdown, print_plan_refine, tables_of
 from editkit.evaluate.benches.geneval import read_results
+from tests.evaluate.benches.asked import judged, refused
 from tests.evaluate.test_generate_file import run_of
-from tests.models.test_scene_reader import HUES, KINDS, small
 from tests.tiny import tiny_bagel_parts
 
 FEW = ["--bench", "plan_refine", "--pairs", "7"]
@@ -25,17 +23,6 @@ ARMS = [
     "best-exact", "search",
 ]  # fmt: skip
 FOLDER = Path("runs/plans/evaluation/plan_refine/scenes-7")
-
-
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A scene reader that sees something in every picture."""
-    parts = small()
-    with torch.no_grad():
-        parts.make(KINDS, HUES).head[-1].bias[0].fill_(4.0)
-    folder = tmp_path_factory.mktemp("judge") / "reader"
-    parts.save(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -58,23 +45,6 @@ def place(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.chdir(tmp_path / "place")
     monkeypatch.setenv("COLUMNS", "160")
     return tmp_path / "place"
-
-
-def judged(capsys: pytest.CaptureFixture, *arguments: str) -> dict[str, Any]:
-    with pytest.raises(SystemExit) as left:
-        main(["eval", *arguments, "--json"])
-    shown = capsys.readouterr()
-    assert left.value.code == 0, shown.err
-    return json.loads(shown.out)
-
-
-def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
-    with pytest.raises(SystemExit) as left:
-        main(["eval", *arguments])
-    shown = capsys.readouterr()
-    assert left.value.code == 2
-    assert shown.err.count("\n") == 1
-    return shown.err
 
 
 def test_every_arm_is_drawn_scored_and_told(place: Path, capsys: pytest.CaptureFixture) -> None:

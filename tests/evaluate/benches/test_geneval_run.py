@@ -33,22 +33,10 @@ from editkit.models.bagel.session import Session
 from editkit.models.generator import BagelGenerator
 from tests.evaluate.benches.asked import judged, refused
 from tests.evaluate.test_generate_file import run_of
-from tests.models.test_scene_reader import HUES, KINDS, small
 from tests.tiny import tiny_bagel_parts
 
 RUN_FACTS = {"state": "done", "started": "2026", "machine": {"name": "any"}, "data": {"sha256": "0" * 64}}
 FEW = ["--pairs", "7", "--samples", "2"]  # a prompt of each category
-
-
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A scene reader that sees something in every picture."""
-    parts = small()
-    with torch.no_grad():
-        parts.make(KINDS, HUES).head[-1].bias[0].fill_(4.0)
-    folder = tmp_path_factory.mktemp("judge") / "reader"
-    parts.save(folder)
-    return str(folder)
 
 
 @pytest.fixture
