@@ -16,7 +16,7 @@ from editkit.evaluate.scores import kinds_of, print_scores
 from editkit.evaluate.target import Target, eval_folder, find_target
 from editkit.evaluate.tradeoff import measure_tradeoff
 from editkit.models.editor import load_editor
-from editkit.models.precision import choose_device, computing
+from editkit.models.precision import choose_device, computing, has_bf16
 from editkit.recipe.schema import Evaluate
 
 DEFAULT_PAIRS = 500
@@ -79,7 +79,7 @@ def evaluate_edits(run: str, *, bench: str | None = None, pairs: int | None = No
     own = judged.run if where == data else None
     target = own or eval_folder(run)
     measure = measure_tradeoff if bench == TRADEOFF else evaluate_editor
-    with computing(device, "bf16"):
+    with computing(device, "bf16" if has_bf16(device) else "fp32"):
         measured = measure(editor, dataset, target, options)
     result: dict[str, Any] = {"run": run, "data": {"name": dataset.info["name"], "sha256": dataset.info["sha256"]}, **measured}
     if bench != TRADEOFF:

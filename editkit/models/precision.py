@@ -19,6 +19,8 @@ from editkit.recipe.schema import Train
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+IMITATED_BF16 = 30  # how many times as fast fp32 is on a CPU without bf16: 25 to 60 for matrix products, AMD EPYC of 2021
+
 # A block is compiled for every shape that it meets: a size bucket, a width of the network, training and evaluation mode.
 COMPILED_SHAPES = 64
 
@@ -27,6 +29,30 @@ def choose_device() -> torch.device:
     """The accelerator where there is one, else the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator or torch.device("cpu")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies in bf16. Processors without AVX-512 imitate it: see `IMITATED_BF16`."""
+    probe = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return device.type != "cpu" or probe is None or probe()
+
+
+def computed_in(options: Train, device: torch.device) -> tuple[Train, list[str]]:
+    """What the device computes well of what `[train]` asks for: fp32, where it has no bf16 and nothing is stored in it.
+
+    Args:
+        options: `[train]`.
+        device: where it computes.
+
+    Returns:
+        `[train]` for this device, and the lines that say what is other than asked.
+    """
+    if options.precision != "bf16" or has_bf16(device):
+        return options, []
+    found = f"this processor has no instructions for bf16 and is {IMITATED_BF16} times as fast in fp32"
+    if options.weights == options.base == "fp32":
+        return options.model_copy(update={"precision": "fp32"}), [f"  instead of bf16: {found}"]
+    return options, [f'  slow: {found}, but train.weights = "{options.weights}" and train.base = "{options.base}" need bf16']
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from editkit.errors import UserError
+from editkit.models.precision import IMITATED_BF16, has_bf16
 
 PROBE_SIDE = 512  # of the matrices
 PROBE_SECONDS = 0.1  # for each kind of number
@@ -81,7 +82,9 @@ def this_machine(device: torch.device) -> Machine:
         name, memory = facts.name, facts.total_memory
     else:
         name, memory = f"this {device.type}, {torch.get_num_threads()} threads", _main_memory()
-    flops = {str(d).removeprefix("torch."): _products(device, d) for d in (torch.float32, torch.bfloat16)}
+    flops = {"float32": _products(device, torch.float32)}
+    # imitated, bf16 is too slow to be measured in so short a time
+    flops["bfloat16"] = _products(device, torch.bfloat16) if has_bf16(device) else flops["float32"] / IMITATED_BF16
     flops["float16"] = flops["bfloat16"]
     return Machine(name, device.type, memory, flops, _copies(device), _small(device), "measured by a probe")
 

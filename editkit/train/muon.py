@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from torch.optim import _muon as torchs_muon
 
+from editkit.models.precision import has_bf16
 from editkit.recipe.schema import Optim
 
 # Layers of a block lie below a number in the name, as in "blocks.3.attn.to_q.weight"; the first and the last layer do not.
@@ -19,6 +23,24 @@ EXCLUDED = re.compile(r"emb|norm|ada_?ln|modulation|(^|[._])mod([._]|$)|bias", r
 def is_hidden_matrix(name: str, parameter: torch.Tensor) -> bool:
     """Whether Muon takes a parameter: a matrix inside a block that is neither an embedding nor a modulation."""
     return parameter.dim() == 2 and bool(INSIDE_A_BLOCK.search(name)) and not EXCLUDED.search(name)
+
+
+class _InFp32:
+    """What torch's Newton-Schulz iteration asks of a gradient, where it asks for bf16 and is given fp32."""
+
+    def __init__(self, grad: torch.Tensor) -> None:
+        self.shape, self.size, self.bfloat16 = grad.shape, grad.size, grad.float().clone
+
+
+@contextlib.contextmanager
+def _where_it_is_quick(device: torch.device) -> Generator[None, None, None]:
+    """Lets torch's Muon orthogonalise in fp32 where bf16 is imitated; torch says bf16 in its code, whatever the device."""
+    if has_bf16(device):
+        yield
+        return
+    iterate: Any = torchs_muon._zeropower_via_newtonschulz
+    with patch.object(torchs_muon, iterate.__name__, lambda grad, *rest: iterate(_InFp32(grad), *rest)):
+        yield
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
@@ -56,6 +78,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for part in self._parts:
-            part.step()
+        with _where_it_is_quick(self.param_groups[0]["params"][0].device):
+            for part in self._parts:
+                part.step()
         return loss

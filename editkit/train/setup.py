@@ -24,7 +24,7 @@ from editkit.methods import method_class
 from editkit.methods.protocol import Method
 from editkit.models import family
 from editkit.models.networks import prepare_networks
-from editkit.models.precision import check_numerics, choose_device, describe_numerics, to_channels_last
+from editkit.models.precision import check_numerics, choose_device, computed_in, describe_numerics, to_channels_last
 from editkit.recipe.load import Source, load_recipe, options
 from editkit.recipe.schema import Recipe
 from editkit.train.estimate import estimates
@@ -57,6 +57,8 @@ def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
     """Opens the data, checks it, loads the model and makes the method; raises UserError before anything is written."""
     device = choose_device()
     check_numerics(recipe.train, device)
+    fitting, other = computed_in(recipe.train, device)
+    recipe = recipe.model_copy(update={"train": fitting})
     kind = method_class(recipe.method.name)
     method_options = options(recipe.method, kind.Options, "method", source)
     networks = family(recipe.model.family)
@@ -96,7 +98,7 @@ def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
             to_channels_last(module)
     made_from = _made_from(train_set, usable, method)  # before the weights are stored in other numbers or moved away
     notes = prepare_networks(recipe.train, method.trainable, method.parameter_groups(), recipe.optim.lr, device)
-    numerics = describe_numerics(recipe.train, device, notes=notes)
+    numerics = describe_numerics(recipe.train, device, notes=[*other, *notes])
     return Setup(recipe, method, train_set, test_set, usable, device, numerics, made_from)
 
 
@@ -125,10 +127,16 @@ def check_recipe(recipe_path: str) -> dict[str, Any]:
         plain = {"precision": "fp32", "attention": "auto", "base": "fp32"}
         opened = recipe.model_copy(update={"train": recipe.train.model_copy(update=plain)})
     setup = prepare_run(opened, source)
-    here = [] if refused else [this_machine(setup.device)]
-    found = estimates(recipe, [*here, *NAMED.values()], source=source, dataset=setup.train)
+    elsewhere = list(NAMED.values())
+    if refused:
+        found = [None, *estimates(recipe, elsewhere, source=source, dataset=setup.train)]
+    elif setup.recipe.train == recipe.train:
+        found = estimates(recipe, [this_machine(setup.device), *elsewhere], source=source, dataset=setup.train)
+    else:  # in other numbers here
+        found = estimates(setup.recipe, [this_machine(setup.device)], source=source, dataset=setup.train)
+        found += estimates(recipe, elsewhere, source=source, dataset=setup.train)
     facts = describe(setup) | {"precision": recipe.train.precision}
-    return {**facts, "refused": refused, "estimate": found[0] if here else None, "elsewhere": found[len(here) :]}
+    return {**facts, "refused": refused, "estimate": found[0], "elsewhere": found[1:]}
 
 
 def _refusal_here(recipe: Recipe) -> str:

@@ -17,7 +17,7 @@ from editkit.errors import UserError
 from editkit.methods.instruct_edit import InstructEdit
 from editkit.models.attention import attention_report, check_attention, set_attention
 from editkit.models.networks import prepare_networks, trained_networks
-from editkit.models.precision import computing, describe_numerics
+from editkit.models.precision import computed_in, computing, describe_numerics
 from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
 from editkit.recipe.schema import Adapter, Train
 from tests.methods.test_instruct_edit import batch, recipe
@@ -134,6 +134,21 @@ def test_the_header_says_what_is_used_and_what_is_missing() -> None:
     assert "compiled block by block, channels last, base offloaded" in lines
     for extra, module in (("xformers", "xformers"), ("flash-attn", "flash_attn"), ("torchao", "torchao")):
         assert (f"without {extra}: " in lines) == (importlib.util.find_spec(module) is None)
+
+
+def test_a_processor_without_bf16_computes_in_fp32_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Train(steps=1, batch_size=1, precision="bf16")
+    monkeypatch.setattr("editkit.models.precision.has_bf16", lambda _: True)
+    assert computed_in(asked, CPU) == (asked, [])
+    monkeypatch.setattr("editkit.models.precision.has_bf16", lambda _: False)
+    fitting, (note,) = computed_in(asked, CPU)
+    assert fitting == Train(steps=1, batch_size=1)
+    assert note.startswith("  instead of bf16: this processor has no instructions for bf16")
+    assert computed_in(fitting, CPU) == (fitting, [])
+    for stored in ({"weights": "bf16"}, {"base": "int8"}):
+        kept = Train(steps=1, batch_size=1, precision="bf16", **stored)
+        assert computed_in(kept, CPU)[0] == kept
+        assert computed_in(kept, CPU)[1][0].startswith("  slow: this processor"), "what is stored in bf16 is computed in it"
 
 
 def test_compiled_blocks_compute_the_same(tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from editkit.recipe.load import load_recipe
+from editkit.recipe.schema import Recipe
 from editkit.train import expected
 from editkit.train.expected import expected_line
-from editkit.train.setup import Setup, prepare_run
+from editkit.train.machines import NAMED, Machine
+from editkit.train.setup import Setup, check_recipe, prepare_run
 from tests.train.kill import write_recipe
 
 
@@ -23,6 +25,28 @@ def setup(workplace: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> Se
 def made(workplace: Path, base: Path, *changes: str) -> Setup:
     recipe, source = load_recipe(write_recipe(workplace, base), list(changes))
     return prepare_run(recipe, source)
+
+
+def test_a_processor_without_bf16_trains_in_fp32_and_other_machines_are_estimated_as_asked(
+    workplace: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("editkit.models.precision.has_bf16", lambda _: False)
+    path = write_recipe(workplace, tiny_sd)
+    Path(path).write_text(Path(path).read_text().replace("[train]", '[train]\nprecision = "bf16"'))
+    setup = prepare_run(*load_recipe(path))
+    assert setup.recipe.train.precision == "fp32"
+    assert "\n  instead of bf16: this processor " in "\n".join(setup.numerics)
+    estimated: list[tuple[str, list[str]]] = []
+
+    def noted(recipe: Recipe, machines: list[Machine], **_: Any) -> list[Machine]:
+        estimated.append((recipe.train.precision, [m.name for m in machines]))
+        return machines
+
+    monkeypatch.setattr("editkit.train.setup.estimates", noted)
+    facts = check_recipe(path)
+    assert estimated == [("fp32", [facts["estimate"].name]), ("bf16", [m.name for m in NAMED.values()])]
+    assert facts["elsewhere"] == list(NAMED.values())
+    assert facts["precision"] == "bf16"
 
 
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:

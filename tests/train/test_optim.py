@@ -121,7 +121,9 @@ def test_muon_and_adamw_look_like_one_optimiser() -> None:
     assert all(p.grad is None for p in run.network.parameters())
 
 
-def test_muon_is_that_of_torch_and_adamw_that_of_torch() -> None:
+@pytest.mark.parametrize(("bf16", "tolerance"), [(True, 0.0), (False, 1e-3)])
+def test_muon_is_that_of_torch_and_adamw_that_of_torch(bf16: bool, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("editkit.train.muon.has_bf16", lambda _: bf16)
     run = Run(options_of("muon", warmup=0))
     by_hand = Run(options_of("muon", warmup=0))
     matrices = [p for n, p in by_hand.network.named_parameters() if n.startswith("blocks") and p.dim() == 2]
@@ -143,7 +145,8 @@ def test_muon_is_that_of_torch_and_adamw_that_of_torch() -> None:
 
     by_hand.optimizer = Both()
     by_hand.train(0, 3)
-    assert run.losses == by_hand.losses
+    assert run.losses == pytest.approx(by_hand.losses, rel=tolerance, abs=0)
+    assert (run.losses == by_hand.losses) == bf16, "in fp32 it is not rounded as in bf16"
 
 
 def test_muon_leaves_first_and_last_layers_embeddings_norms_and_modulations_alone(tiny_sd: Path) -> None:
