@@ -30,12 +30,12 @@ from editkit.data.examples import CaptionedImage
 from editkit.data.pictures import PictureError, png_bytes
 from editkit.data.prepare import to_image
 from editkit.data.read import open_dataset
-from editkit.data.spec import DataSpec
+from editkit.data.spec import BUILDER_VERSIONS, DataSpec
 from editkit.environment import require_extra
 from editkit.errors import UserError, did_you_mean
 from editkit.recipe.schema import Fraction, NonNegativeInt, PositiveInt, Section
 
-VERSION = 1
+VERSION = BUILDER_VERSIONS["instruction_tuning"]
 PART = 100  # rows
 TRIES = 8  # crops looked at until one shows something
 FLAT = 0.04  # standard deviation of the brightest channel, in [0, 1]: a crop of plain sky teaches nothing

@@ -105,6 +105,6 @@ def write_manifest(
         "licences": {n: {"count": licences[n], "credit": credits_.get(n, "")} for n in sorted(licences)},
         "shards": shards,
         "sha256": hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest(),
-        "provenance": {"builder": builder, "spec_file": spec_file, **generation},
+        "provenance": {"builder": builder, "builder_version": spec.builder_version, "spec_file": spec_file, **generation},
     }
     write_whole(folder / "dataset.json", json.dumps(manifest, indent=1) + "\n")

@@ -69,8 +69,15 @@ def _built_folder(path: Path, spec: DataSpec) -> Path:
     if not (folder / "dataset.json").is_file():
         print(f"{folder}: not built yet, building it")
         return importlib.import_module(BUILD).build(str(path))
-    if json.loads((folder / "dataset.json").read_text(encoding="utf-8")).get("spec_sha256") != spec_hash(spec):
-        raise UserError(f'{folder}: was built from another version of {path}; run "editkit build {path}" to build it anew')
+    manifest = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    anew = f'"editkit build {path}" builds it anew'
+    if manifest.get("spec_sha256") != spec_hash(spec):
+        raise UserError(f"{folder}: was built from another version of {path}; {anew}")
+    made = manifest.get("provenance", {}).get("builder_version", 1)
+    if made != spec.builder_version:
+        print(
+            f"{folder}: was built by version {made} of its builder, version {spec.builder_version} makes something else; {anew}"
+        )
     return folder
 
 

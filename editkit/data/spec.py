@@ -21,6 +21,9 @@ NOT_OF_THE_SET = {"build": {"filter": {"release"}}}
 # Keys that change nothing of what a builder makes.
 NOT_BUILT_FROM = dict.fromkeys(("role", "get", "expect", "unverified", "notes", "check", "fix"), True) | NOT_OF_THE_SET
 
+# Raised when a builder makes something else of the same spec; 1 = not in the table.
+BUILDER_VERSIONS = {"instruction_tuning": 2}
+
 
 class Build(Component):
     """How the data set is made; the further keys belong to the builder."""
@@ -218,6 +221,11 @@ class DataSpec(Section):
         if self.kind == "edit_requests" and self.role != "evaluation":
             raise ValueError('kind = "edit_requests" has no targets to learn from; expected role = "evaluation"')
         return self
+
+    @property
+    def builder_version(self) -> int:
+        """Of what its builder makes; see `BUILDER_VERSIONS`."""
+        return BUILDER_VERSIONS.get(self.build.builder, 1) if self.build is not None else 1
 
 
 def load_spec(path: str | Path) -> tuple[DataSpec, Source]:

@@ -19,7 +19,7 @@ from editkit.build.pipeline import builder_of
 from editkit.build.rows import parquet_schema, to_row
 from editkit.build.write import write_split
 from editkit.data.read import open_dataset
-from editkit.data.spec import load_spec
+from editkit.data.spec import BUILDER_VERSIONS, load_spec
 from editkit.errors import UserError
 from editkit.lab.avatar_builder import AvatarBuilder
 from tests.train.test_run import SPEC
@@ -91,6 +91,24 @@ def test_a_set_of_another_spec_is_not_taken_for_this_one(spec: str) -> None:
     Path(spec).write_text(SPEC.replace("seed = 3", "seed = 4"))
     with pytest.raises(UserError, match="was built from another version"):
         open_dataset(spec)
+
+
+def test_a_set_of_an_older_builder_is_taken_and_said_to_be_one(
+    spec: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = build(spec)
+    capsys.readouterr()
+    open_dataset(spec)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setitem(BUILDER_VERSIONS, "avatars", 3)
+    assert len(open_dataset(spec)) == 12
+    said = capsys.readouterr().out
+    assert said.startswith(f"{folder}: was built by version 1 of its builder, version 3 makes another; ")
+    assert f'"editkit build {spec}" builds it anew' in said
+    build(spec)
+    capsys.readouterr()
+    open_dataset(spec)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
