@@ -78,6 +78,11 @@ def prepare(
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
 
+def prepared(image: Image.Image, params: PrepareParams) -> Image.Image:
+    """A picture as a network is shown it, to be looked at."""
+    return to_image(to_network(prepare([image], params))[0])
+
+
 def to_network(pixels: torch.Tensor) -> torch.Tensor:
     """uint8 [0, 255] to float32 [-1, 1], the range of the VAE."""
     return pixels.float() / 127.5 - 1.0

@@ -15,11 +15,11 @@ from editkit.data.cache import Store
 from editkit.data.draws import Draws
 from editkit.data.examples import CaptionedImage, Dataset
 from editkit.data.pictures import Picture
-from editkit.data.prepare import PrepareParams, prepare, to_network
+from editkit.data.prepare import PrepareParams, prepare, prepared, to_network
 from editkit.evaluate.metrics import psnr
 from editkit.evaluate.pictures import contact_sheet
 from editkit.methods.protocol import Batch, Loss
-from editkit.models.stable_diffusion.latents import encode_pictures, reconstruct
+from editkit.models.autoencoders import encode_pictures, reconstruct
 from editkit.models.stable_diffusion.load import StableDiffusion
 from editkit.recipe.schema import Recipe, Section
 
@@ -96,7 +96,7 @@ class Autoencoder:
         return reconstruct(self._vae, torch.cat([prepare([image], self._params) for image in images]))
 
     def preview(self, dataset: Dataset[CaptionedImage], folder: Path, step: int) -> Mapping[str, Any]:
-        images = [dataset[i].image.open() for i in range(min(PREVIEW_IMAGES, len(dataset)))]
+        images = [prepared(dataset[i].image.open(), self._params) for i in range(min(PREVIEW_IMAGES, len(dataset)))]
         drawn = self.reconstruct(images)
         rows = [x for pair in zip(images, drawn, strict=True) for x in pair]
         contact_sheet(rows, ["source", "decoded"] * len(images), columns=8, scale=2).save(folder / f"step-{step:06d}.png")
@@ -104,7 +104,7 @@ class Autoencoder:
 
     def evaluate(self, dataset: Dataset[CaptionedImage], folder: Path) -> Mapping[str, Any]:
         count = min(self._recipe.evaluate.pairs, len(dataset))
-        images = [dataset[i].image.open() for i in range(count)]
+        images = [prepared(dataset[i].image.open(), self._params) for i in range(count)]
         size = self._recipe.evaluate.batch_size
         drawn = [x for start in range(0, count, size) for x in self.reconstruct(images[start : start + size])]
         return {"scores": {"psnr": _mean_psnr(images, drawn), "n": count}}

@@ -19,12 +19,12 @@ from editkit.diffusion.timesteps import Timesteps, draw_timesteps, to_steps
 from editkit.evaluate.edits import evaluate_editor, write_preview
 from editkit.methods.protocol import Batch, Loss
 from editkit.models.adapters import TEXT_ENCODER, adapter_parameters, add_adapter, save_adapter
+from editkit.models.autoencoders import encode_pictures
 from editkit.models.editor import StableDiffusionEditor
 from editkit.models.precision import DTYPES
 from editkit.models.quantize import quantize_base
 from editkit.models.stable_diffusion.drawn import Drawn, set_drawn
 from editkit.models.stable_diffusion.forward import TextStates, concat_source, draw_latents
-from editkit.models.stable_diffusion.latents import encode_pictures
 from editkit.models.stable_diffusion.load import StableDiffusion
 from editkit.models.surgery import widen_conv_in
 from editkit.recipe.schema import Fraction, Recipe, Section

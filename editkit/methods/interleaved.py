@@ -218,7 +218,7 @@ class WholeBagel(ABC):
 
     @property
     def frozen_encoders(self) -> dict[str, nn.Module]:
-        return {}
+        return {"vae": self._parts.vae} if self._parts.vae is not None else {}
 
     @property
     def resting(self) -> list[nn.Module]:

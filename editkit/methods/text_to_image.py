@@ -21,8 +21,8 @@ from editkit.diffusion.timesteps import Timesteps, draw_timesteps, to_steps
 from editkit.evaluate.judge import load_judge, score_captions
 from editkit.evaluate.pictures import contact_sheet
 from editkit.methods.protocol import Batch, Loss
+from editkit.models.autoencoders import encode_pictures
 from editkit.models.stable_diffusion.forward import TextStates, draw_latents, sample_latents
-from editkit.models.stable_diffusion.latents import encode_pictures
 from editkit.models.stable_diffusion.load import StableDiffusion
 from editkit.recipe.schema import Fraction, PositiveInt, Recipe, Section
 

@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 from editkit.data.draws import Draws
 from editkit.data.examples import CaptionedImage, Dataset, EditPair, Example
 from editkit.data.pictures import Picture
-from editkit.data.prepare import prepare, to_image, to_network
+from editkit.data.prepare import prepare, prepared, to_image, to_network
 from editkit.evaluate.benches.scene_bench import bench_prompts, score_scenes
 from editkit.evaluate.captions import count_true_captions
 from editkit.evaluate.pictures import pair_sheet
@@ -156,7 +156,7 @@ class Unified(WholeBagel):
         examples = [dataset[i] for i in range(min(len(dataset), max(PREVIEWED, wanted)))]
         shown = examples[:PREVIEWED]
         rows = zip(shown, self.draw([e.captions[0] for e in shown]), strict=True)
-        sheet = pair_sheet([(self._prepared(e), made, e.captions[0]) for e, made in rows])
+        sheet = pair_sheet([(prepared(e.image.open(), self._params), made, e.captions[0]) for e, made in rows])
         sheet.save(folder / f"step-{step:06d}.png")
         return {"scores": self._losses(examples[:wanted]) | self._understanding(examples[:wanted])} if wanted else {}
 
@@ -221,9 +221,6 @@ class Unified(WholeBagel):
     def _seen(self, example: CaptionedImage) -> SeenImage:
         pixels_CHW = to_network(prepare([example.image.open()], self._params))[0]
         return SeenImage(vit_view(pixels_CHW, self._parts.sizes.vit))
-
-    def _prepared(self, example: CaptionedImage) -> Image.Image:
-        return to_image(to_network(prepare([example.image.open()], self._params))[0])
 
 
 def _known(example: CaptionedImage) -> Known | None:

@@ -13,12 +13,12 @@ from editkit.data.prepare import PrepareParams, prepare, to_image, to_network
 from editkit.errors import UserError
 from editkit.models import METADATA
 from editkit.models.adapters import is_adapter, load_adapter
+from editkit.models.autoencoders import encode_pictures, reconstruct
 from editkit.models.callbacks import on_step_end
 from editkit.models.locate import locate_trained, read_metadata
 from editkit.models.quiet import quiet_files
 from editkit.models.stable_diffusion.drawn import finish_latents
 from editkit.models.stable_diffusion.forward import sample_latents
-from editkit.models.stable_diffusion.latents import encode_pictures, reconstruct
 from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
 
 Progress = Callable[[int, int], None]  # (steps done, steps in all)

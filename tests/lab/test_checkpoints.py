@@ -18,13 +18,13 @@ from editkit.evaluate.readings import tally
 from editkit.lab.avatar_edits import sample_avatars, sample_edits
 from editkit.lab.photos import PhotoBuilder
 from editkit.lab.scene_readings import reading, seen_in
+from editkit.models.autoencoders import reconstruct
 from editkit.models.difference_captioner.captioner import DifferenceCaptioner
 from editkit.models.difference_captioner.load import Options as CaptionerOptions
 from editkit.models.difference_captioner.load import load as load_captioner
 from editkit.models.editor import load_editor
 from editkit.models.locate import LAB, locate_model
 from editkit.models.scene_reader.reader import load_scene_reader
-from editkit.models.stable_diffusion.latents import reconstruct
 
 MEGABYTE = 1_000_000
 STOCK = {"tiny-sd": StableDiffusionPipeline, "tiny-edit": StableDiffusionInstructPix2PixPipeline}

@@ -10,6 +10,7 @@ from diffusers import AutoencoderTiny
 
 from editkit.data.draws import Draws
 from editkit.errors import UserError
+from editkit.models.autoencoders import encode_pictures
 from editkit.models.stable_diffusion.forward import (
     TEXT_BATCH,
     TextStates,
@@ -18,7 +19,6 @@ from editkit.models.stable_diffusion.forward import (
     encode_texts,
     sample_latents,
 )
-from editkit.models.stable_diffusion.latents import encode_pictures
 from editkit.models.stable_diffusion.load import Options, StableDiffusion, UnetOptions, VaeOptions, load
 from tests.tiny import TEXTS
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
+from editkit.models.autoencoders import Autoencoder, encode_pictures, latent_px
 from editkit.models.bagel.config import LatentConfig, VitConfig
 
 
@@ -22,15 +22,16 @@ class Codec:
         ValueError: the configuration asks for other latents.
     """
 
-    def __init__(self, config: LatentConfig, vae: AutoencoderKL | None = None) -> None:
+    def __init__(self, config: LatentConfig, vae: Autoencoder | None = None) -> None:
         found = (3, 1)
         if vae is not None:
-            found = vae.config["latent_channels"], 2 ** (len(vae.config["block_out_channels"]) - 1)
+            found = vae.config["latent_channels"], latent_px(vae)
         if found != (config.channels, config.px):
             raise ValueError(
                 f"found latents of {found[0]} channels and {found[1]} px; the network draws {config.channels} of {config.px}"
             )
         self.vae = vae
+        self._shift = (vae.config.get("shift_factor") or 0.0) if vae is not None else 0.0  # FLUX.1's has one
 
     def encode(self, pixels_BCHW: torch.Tensor, noise_BCHW: torch.Tensor | None = None) -> torch.Tensor:
         """Latents: (B, channels, H / px, W / px).
@@ -42,17 +43,16 @@ class Codec:
         """
         if self.vae is None:
             return pixels_BCHW
-        stock: Any = self.vae
-        posterior = stock.encode(pixels_BCHW).latent_dist
+        posterior = encode_pictures(self.vae, pixels_BCHW)
         latents = posterior.mean if noise_BCHW is None else posterior.mean + posterior.std * noise_BCHW
-        return (latents - self.vae.config["shift_factor"]) * self.vae.config["scaling_factor"]
+        return (latents - self._shift) * self.vae.config["scaling_factor"]
 
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Pixels, held in [-1, 1]."""
         if self.vae is None:
             return latents_BCHW.clamp(-1, 1)
         stock: Any = self.vae
-        latents = latents_BCHW / self.vae.config["scaling_factor"] + self.vae.config["shift_factor"]
+        latents = latents_BCHW / self.vae.config["scaling_factor"] + self._shift
         return stock.decode(latents).sample.clamp(-1, 1)
 
 

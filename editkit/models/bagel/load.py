@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from pydantic import Field
 from torch import nn
 from transformers import Qwen2Tokenizer
 
 from editkit.errors import UserError
+from editkit.models.autoencoders import Autoencoder, autoencoder_class, latent_px
 from editkit.models.bagel.codec import Codec
 from editkit.models.bagel.config import BagelConfig, DecoderConfig, LatentConfig, VitConfig, bagel_tiny
 from editkit.models.bagel.network import Bagel
@@ -36,12 +36,13 @@ NETWORK, TOKENIZER, VAE = "network", "tokenizer", "vae"
 
 
 class Options(Section):
-    """A new network is made where `size` is given; it draws pixels, so it needs no autoencoder."""
+    """A new network is made where `size` is given; it draws pixels, or the latents of an autoencoder that is there."""
 
     size: Literal["", "tiny"] = ""  # "" = the base is loaded
     vocab_size: Annotated[int, Field(ge=261)] = 1024  # of its tokenizer, which is trained
     picture: PositiveInt = 32  # longest side of its pictures, px
     latent_patch: PositiveInt = 8  # px of a token that is drawn; a picture of 32 px has 16 of 8, or 64 of 4
+    vae: str = ""  # the model whose autoencoder makes latents: "lab:NAME", a folder, a run or a Hub id; "" = pixels are drawn
     decoder: DecoderConfig | None = None  # another transformer than that of the size; vocab_size is the tokenizer's
     vit: VitConfig | None = None  # another ViT
     latent: LatentConfig | None = None  # other latents
@@ -54,7 +55,7 @@ class BagelParts:
     base: str
     network: Bagel
     tokenizer: Qwen2Tokenizer
-    vae: AutoencoderKL | None = None
+    vae: Autoencoder | None = None
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -118,18 +119,38 @@ def _new(options: Options, texts: Callable[[], Iterable[str]] | None, weights: b
     # Without weights the texts are few; training on all of them fills the vocabulary.
     vocabulary = len(tokenizer) if weights else options.vocab_size
     sizes = bagel_tiny(vocabulary, options.latent_patch, options.picture)
+    vae = _autoencoder(options.vae, weights) if options.vae else None
+    if vae is not None:
+        sizes = sizes.model_copy(update={"latent": _latents_of(vae, options)})
     chosen = {name: getattr(options, name) for name in ("decoder", "vit", "latent") if getattr(options, name) is not None}
     if options.decoder is not None:
         chosen["decoder"] = options.decoder.model_copy(update={"vocab_size": vocabulary})
     sizes = sizes.model_copy(update=chosen)
-    return BagelParts("", Bagel.of(sizes).eval(), tokenizer)
+    return BagelParts("", Bagel.of(sizes).eval(), tokenizer, vae)
+
+
+def _autoencoder(base: str, weights: bool) -> Autoencoder:
+    folder = locate_model(base, weights=weights) / VAE
+    try:
+        with quiet_files():
+            return _stock(autoencoder_class(folder), folder, weights).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f'[model]: vae = "{base}": found no autoencoder: {str(error).splitlines()[0]}') from error
+
+
+def _latents_of(vae: Autoencoder, options: Options) -> LatentConfig:
+    px = latent_px(vae)
+    if options.latent_patch % px:
+        raise UserError(f'[model]: latent_patch: found {options.latent_patch} px; a latent of "{options.vae}" has {px}')
+    side = -(-options.picture // options.latent_patch)
+    return LatentConfig(channels=vae.config["latent_channels"], patch=options.latent_patch // px, side=side, px=px)
 
 
 def _load(base: str, folder: Path, weights: bool) -> BagelParts:
     tokenizer = Qwen2Tokenizer.from_pretrained(folder / TOKENIZER)
     vae = None
     if (folder / VAE).is_dir():
-        vae = _stock(AutoencoderKL, folder / VAE, weights)
+        vae = _stock(autoencoder_class(folder / VAE), folder / VAE, weights)
     return BagelParts(base, _stock(Bagel, folder / NETWORK, weights), tokenizer, vae)
 
 

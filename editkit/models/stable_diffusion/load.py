@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +17,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from editkit.errors import UserError
+from editkit.models.autoencoders import Autoencoder, autoencoder_class
 from editkit.models.locate import locate_model
 from editkit.models.quiet import quiet_files
 from editkit.models.tokenizer import train_clip_tokenizer
@@ -87,14 +85,6 @@ class Options(Section):
     scheduler: SchedulerOptions | None = None
 
 
-def _is_no_mistake(record: logging.LogRecord) -> bool:
-    """Of AutoencoderTiny: it writes a key into its configuration that diffusers warns of whenever it reads it."""
-    said = record.getMessage()
-    return not ("block_out_channels" in said and AutoencoderTiny.__name__ in said)
-
-
-logging.getLogger("diffusers.configuration_utils").addFilter(_is_no_mistake)
-
 PARTS: dict[str, Any] = {
     "vae": AutoencoderKL,
     "tokenizer": CLIPTokenizer,
@@ -122,7 +112,7 @@ class StableDiffusion:
         return self._parts[name]
 
     @property
-    def vae(self) -> AutoencoderKL | AutoencoderTiny:
+    def vae(self) -> Autoencoder:
         return self._get("vae")
 
     @property
@@ -220,7 +210,7 @@ def _load_parts(parts: StableDiffusion, folder: Path, weights: bool) -> None:
     if not found:
         raise UserError(f"{folder}: found no Stable Diffusion folder (expected vae/, unet/, text_encoder/ ... in it)")
     for name in found:
-        kind: Any = AutoencoderTiny if name == "vae" and _is_tiny(folder / name) else PARTS[name]
+        kind: Any = autoencoder_class(folder / name) if name == "vae" else PARTS[name]
         # transformers and diffusers have different names for the same option.
         precision = {"text_encoder": "dtype", "vae": "torch_dtype", "unet": "torch_dtype"}.get(name)
         try:
@@ -236,13 +226,6 @@ def _load_parts(parts: StableDiffusion, folder: Path, weights: bool) -> None:
             raise UserError(f"{folder / name}: cannot be loaded as {kind.__name__}: {str(error).splitlines()[0]}") from error
 
 
-def _is_tiny(folder: Path) -> bool:
-    """Whether a folder of the stock layout has an AutoencoderTiny; what cannot be read is for its class to say."""
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name") == AutoencoderTiny.__name__
-    return False
-
-
 def _load_text_tower(parts: StableDiffusion, folder: Path, weights: bool) -> None:
     try:
         with quiet_files():
@@ -255,7 +238,7 @@ def _load_text_tower(parts: StableDiffusion, folder: Path, weights: bool) -> Non
         raise UserError(f"{folder}: cannot be loaded as a CLIP: {str(error).splitlines()[0]}") from error
 
 
-def _new_vae(options: VaeOptions) -> AutoencoderKL | AutoencoderTiny:
+def _new_vae(options: VaeOptions) -> Autoencoder:
     levels = len(options.channels)
     if options.kind == "tiny":
         return AutoencoderTiny(

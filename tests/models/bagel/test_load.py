@@ -25,6 +25,7 @@ from editkit.models.bagel.keys import released_name, released_vae_name, released
 from editkit.models.bagel.load import BagelParts, Options, load
 from editkit.models.bagel.network import Bagel
 from editkit.models.bagel.packing import pack
+from editkit.models.bagel.parts import NoisedImage, Text
 from editkit.models.bagel.released import FLUX_VAE, LLM_CONFIG, VAE_WEIGHTS, WEIGHTS, save_released
 from editkit.models.bagel.tokenizer import decode, encode, special_tokens, train_tokenizer
 from tests.models.bagel.small import SIZES, TOKENS, small_bagel, trace
@@ -219,10 +220,31 @@ def test_a_new_network_says_nothing_of_latents_and_its_experts_can_be_made_alike
     assert all(torch.equal(state[a], state[b]) for a, b in pairs)
 
 
+def test_a_new_network_draws_the_latents_of_an_autoencoder_that_is_there(tmp_path: Path) -> None:
+    parts = load("", Options(size="tiny", vae="lab:tiny-sd-vae"), lambda: TEXTS)
+    assert parts.sizes.latent == LatentConfig(channels=4, patch=2, side=4, px=4)
+    parts.save(tmp_path)
+    again = load(str(tmp_path), Options())
+    assert again.sizes == parts.sizes
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        latents = again.codec.encode(pixels)
+        stock = again.vae.encode(pixels).latent_dist.mean
+        assert torch.equal(latents, stock * again.vae.config["scaling_factor"])
+        assert (again.codec.decode(latents) - again.vae.decode(stock).sample.clamp(-1, 1)).abs().max() < 1e-4
+    packed = pack([[[Text([5], then="image"), NoisedImage(latents[0], torch.randn(4, 8, 8), 0.5)]]], again.tokens, again.sizes)
+    assert again.network(packed).velocity_ND.shape == (4 * 4, 4 * 2 * 2)
+    assert (
+        load("", Options(size="tiny", vae="lab:tiny-sd-vae"), lambda: TEXTS, weights=False).sizes.latent == again.sizes.latent
+    )
+
+
 @pytest.mark.parametrize(
     ("base", "options", "says"),
     [
         ("", Options(), "neither base nor size"),
+        ("", Options(size="tiny", vae="lab:tiny-sd-vae", latent_patch=6), 'found 6 px; a latent of "lab:tiny-sd-vae" has 4'),
+        ("", Options(size="tiny", vae="lab:tiny-clip"), "found no autoencoder"),
         ("lab:tiny-sd", Options(size="tiny"), "expected one of them"),
         ("lab:tiny-sd", Options(), "found no BAGEL"),
     ],

@@ -1,14 +1,46 @@
-"""From pictures to latents, whichever autoencoder is behind them."""
+"""From pictures to latents and back, whichever autoencoder is behind them."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from PIL import Image
 
 from editkit.data.prepare import to_image, to_network
+
+Autoencoder = AutoencoderKL | AutoencoderTiny
+
+
+def _is_no_mistake(record: logging.LogRecord) -> bool:
+    """Of AutoencoderTiny: it writes a key into its configuration that diffusers warns of whenever it reads it."""
+    said = record.getMessage()
+    return not ("block_out_channels" in said and AutoencoderTiny.__name__ in said)
+
+
+logging.getLogger("diffusers.configuration_utils").addFilter(_is_no_mistake)
+
+
+def autoencoder_class(folder: Path) -> type[Autoencoder]:
+    """Of what lies in a folder of the stock layout; what cannot be read is for its class to say."""
+    with contextlib.suppress(OSError, ValueError):
+        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if said.get("_class_name") == AutoencoderTiny.__name__:
+            return AutoencoderTiny
+    return AutoencoderKL
+
+
+def latent_px(vae: Autoencoder) -> int:
+    """Pixels along one side of a latent."""
+    channels = vae.config["encoder_block_out_channels" if isinstance(vae, AutoencoderTiny) else "block_out_channels"]
+    return 2 ** (len(channels) - 1)
 
 
 @dataclass(frozen=True, slots=True)
