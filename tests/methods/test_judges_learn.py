@@ -86,9 +86,9 @@ def test_pictures_are_disturbed_as_often_as_asked_and_stay_recognisable(share: f
     assert (changed - images).abs().mean() < 0.1
 
 
-def test_the_autoencoders_loss_is_pixels_edges_and_kl(tiny_sd: Path) -> None:
+def test_the_autoencoders_loss_is_pixels_edges_squares_and_kl(tiny_sd: Path) -> None:
     parts = load(str(tiny_sd), Options())
-    options = Autoencoder.Options(kl_weight=0.1, edge_weight=2.0)
+    options = Autoencoder.Options(kl_weight=0.1, edge_weight=2.0, square_weight=3.0)
     method = Autoencoder(recipe(), options, parts)
     given = method.encode(pixels(2, 32))
     found = method.loss(given, Draws(7, range(2)))
@@ -99,7 +99,7 @@ def test_the_autoencoders_loss_is_pixels_edges_and_kl(tiny_sd: Path) -> None:
     drawn = parts.vae.decode(posterior.mean + posterior.std * noise).sample
     edges = sum(F.l1_loss(drawn.diff(dim=d), image.diff(dim=d)) for d in (2, 3))
     kl = posterior.kl().sum() / posterior.mean.numel()  # diffusers sums over each picture
-    expected = F.l1_loss(drawn, image) + 2.0 * edges + 0.1 * kl
+    expected = F.l1_loss(drawn, image) + 2.0 * edges + 3.0 * F.mse_loss(drawn, image) + 0.1 * kl
     assert found.value.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
