@@ -10,13 +10,15 @@ import torch
 from diffusers import AutoencoderTiny, StableDiffusionInstructPix2PixPipeline, StableDiffusionPipeline
 from safetensors import safe_open
 
-from editkit.data.prepare import PrepareParams, prepare, to_image
+from editkit.data.prepare import PrepareParams, prepare, prepared, to_image
+from editkit.evaluate.benches.scene_bench import load_scene_judge, score_scenes
 from editkit.evaluate.descriptions import exchanged, is_right, score_agreement
 from editkit.evaluate.judge import load_judge, score_captions, score_edits, summarise
 from editkit.evaluate.metrics import psnr
 from editkit.evaluate.readings import tally
 from editkit.lab.avatar_edits import sample_avatars, sample_edits
 from editkit.lab.photos import PhotoBuilder
+from editkit.lab.scene_edits import captioned_image
 from editkit.lab.scene_readings import reading, seen_in
 from editkit.models.autoencoders import reconstruct
 from editkit.models.difference_captioner.captioner import DifferenceCaptioner
@@ -34,7 +36,10 @@ def weights(name: str) -> list[Path]:
     return sorted((LAB / name).rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("name", [*STOCK, "tiny-sd-vae", "photo-vae", "tiny-clip", "difference-captioner", "judges"])
+AUTOENCODERS = ("tiny-sd-vae", "photo-vae", "scene-vae")
+
+
+@pytest.mark.parametrize("name", [*STOCK, *AUTOENCODERS, "tiny-clip", "difference-captioner", "judges"])
 def test_weights_are_fp16_and_within_their_budget(name: str) -> None:
     files = weights(name)
     assert files
@@ -52,8 +57,7 @@ def test_weights_are_fp16_and_within_their_budget(name: str) -> None:
 
 CARDS = [
     *STOCK,
-    "tiny-sd-vae",
-    "photo-vae",
+    *AUTOENCODERS,
     "tiny-clip",
     "difference-captioner",
     "judges/reader",
@@ -112,6 +116,19 @@ def test_the_autoencoder_of_photographs_leaves_what_is_in_them() -> None:
     with torch.no_grad():
         decoded = reconstruct(AutoencoderTiny.from_pretrained(LAB / "photo-vae" / "vae"), pixels)
     assert sum(psnr(a, b) for a, b in zip(crops, decoded, strict=True)) / len(crops) >= 31
+
+
+def test_the_autoencoder_of_scenes_leaves_what_the_reader_reads(tmp_path: Path) -> None:
+    examples = [captioned_image(0, "test", i, 64) for i in range(70)]
+    scenes = [e.image.open() for e in examples]
+    vae = AutoencoderTiny.from_pretrained(LAB / "scene-vae" / "vae")
+    decoded = reconstruct(vae, torch.cat([prepare([scene], PrepareParams(32)) for scene in scenes]))
+    shown = [prepared(scene, PrepareParams(32)) for scene in scenes]
+    assert sum(psnr(a, b) for a, b in zip(shown, decoded, strict=True)) / len(scenes) >= 28
+    asked = [{"prompt": e.captions[0], **json.loads(e.facts["geneval"])} for e in examples]
+    scores, _ = score_scenes(tmp_path, asked, decoded, load_scene_judge("lab:judges/scene_reader"))
+    assert scores["geneval"] >= 0.93
+    assert scores["demands_met"] >= 0.93
 
 
 def test_the_captioner_says_what_changed_and_knows_wrong_words() -> None:
