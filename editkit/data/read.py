@@ -75,9 +75,7 @@ def _built_folder(path: Path, spec: DataSpec) -> Path:
         raise UserError(f"{folder}: was built from another version of {path}; {anew}")
     made = manifest.get("provenance", {}).get("builder_version", 1)
     if made != spec.builder_version:
-        print(
-            f"{folder}: was built by version {made} of its builder, version {spec.builder_version} makes something else; {anew}"
-        )
+        print(f"{folder}: was built by version {made} of its builder, version {spec.builder_version} makes another; {anew}")
     return folder
 
 
