@@ -218,6 +218,7 @@ class WholeBagel(ABC):
 
     @property
     def frozen_encoders(self) -> dict[str, nn.Module]:
+        """Its latents are drawn in every step and not cached; but a resumed run must have the same one."""
         return {"vae": self._parts.vae} if self._parts.vae is not None else {}
 
     @property

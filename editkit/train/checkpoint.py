@@ -103,7 +103,7 @@ def save_checkpoint(
     free = shutil.disk_usage(run).free
     rank, _ = world()
 
-    def prepare() -> None:
+    def prepare() -> int:
         nonlocal free
         staging.parent.mkdir(exist_ok=True)
         sealed.clean(staging.parent)
@@ -112,6 +112,7 @@ def save_checkpoint(
         if free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         (staging / FACTS).write_text(json.dumps(facts, separators=(",", ":")), encoding="utf-8")
+        return free
 
     def settle() -> dict[str, dict[str, Any]]:
         return sealed.settle([*staging.glob(f"__{rank}_*"), *([staging / METADATA, staging / FACTS] if rank == 0 else [])])
@@ -137,7 +138,7 @@ def save_checkpoint(
         return explained
 
     try:
-        on_first(explain(prepare))
+        free = on_first(explain(prepare))  # one figure for the messages of all processes
         explain(lambda: write_tensors(staging, tensors))()
         files = {name: of for part in together(explain(settle)) for name, of in part.items()}
         on_first(explain(lambda: finish(files)))

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderTiny, StableDiffusionInstructPix2PixPipeline, StableDiffusionPipeline
 from safetensors import safe_open
 
-from editkit.data.prepare import PrepareParams, prepare, prepared, to_image
+from editkit.data.prepare import PrepareParams, prepare, to_image
 from editkit.evaluate.benches.scene_bench import load_scene_judge, score_scenes
 from editkit.evaluate.descriptions import exchanged, is_right, score_agreement
 from editkit.evaluate.judge import load_judge, score_captions, score_edits, summarise
@@ -18,7 +18,6 @@ from editkit.evaluate.metrics import psnr
 from editkit.evaluate.readings import tally
 from editkit.lab.avatar_edits import sample_avatars, sample_edits
 from editkit.lab.photos import PhotoBuilder
-from editkit.lab.scene_edits import captioned_image
 from editkit.lab.scene_readings import reading, seen_in
 from editkit.models.autoencoders import reconstruct
 from editkit.models.difference_captioner.captioner import DifferenceCaptioner
@@ -27,6 +26,7 @@ from editkit.models.difference_captioner.load import load as load_captioner
 from editkit.models.editor import load_editor
 from editkit.models.locate import LAB, locate_model
 from editkit.models.scene_reader.reader import load_scene_reader
+from tests.bench.scene_ceiling import decoded_scenes
 
 MEGABYTE = 1_000_000
 STOCK = {"tiny-sd": StableDiffusionPipeline, "tiny-edit": StableDiffusionInstructPix2PixPipeline}
@@ -119,13 +119,8 @@ def test_the_autoencoder_of_photographs_leaves_what_is_in_them() -> None:
 
 
 def test_the_autoencoder_of_scenes_leaves_what_the_reader_reads(tmp_path: Path) -> None:
-    examples = [captioned_image(0, "test", i, 64) for i in range(70)]
-    scenes = [e.image.open() for e in examples]
-    vae = AutoencoderTiny.from_pretrained(LAB / "scene-vae" / "vae")
-    decoded = reconstruct(vae, torch.cat([prepare([scene], PrepareParams(32)) for scene in scenes]))
-    shown = [prepared(scene, PrepareParams(32)) for scene in scenes]
-    assert sum(psnr(a, b) for a, b in zip(shown, decoded, strict=True)) / len(scenes) >= 28
-    asked = [{"prompt": e.captions[0], **json.loads(e.facts["geneval"])} for e in examples]
+    asked, scenes, decoded = decoded_scenes(70)
+    assert sum(psnr(a, b) for a, b in zip(scenes, decoded, strict=True)) / len(scenes) >= 28
     scores, _ = score_scenes(tmp_path, asked, decoded, load_scene_judge("lab:judges/scene_reader"))
     assert scores["geneval"] >= 0.93
     assert scores["demands_met"] >= 0.93

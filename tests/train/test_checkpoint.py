@@ -8,7 +8,6 @@ import json
 import os
 import pickle
 import random
-import re
 import resource
 import signal
 import sys
@@ -380,8 +379,7 @@ def fail_on_one(run: Path) -> str:
 def test_a_failure_in_one_process_fails_all_with_one_message(tmp_path: Path) -> None:
     said = run_processes(fail_on_one, 2, tmp_path)
     assert "step 2 was not saved: File too large" in said[0]
-    one, other = (re.sub(r"[\d,.]+ MB free", "MB free", text) for text in said)  # others write to the disk meanwhile
-    assert one == other
+    assert said[0] == said[1]
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
     assert load_checkpoint(tmp_path, IDENTITY)["x"]["7"].eq(7).all()
 
