@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pydantic import Field
 from torch import nn
 
 from editkit.data.cache import Store
@@ -25,6 +26,7 @@ from editkit.recipe.schema import Recipe, Section
 
 PREVIEW_IMAGES = 16
 LATENT_STD_IMAGES = 1_000
+Weight = Annotated[float, Field(ge=0)]
 
 
 class Autoencoder:
@@ -33,10 +35,10 @@ class Autoencoder:
     class Options(Section):
         """The further keys of `[method]`."""
 
-        kl_weight: float = 1e-6  # per latent number, against a loss per pixel value
-        edge_weight: float = 1.0  # L1 between the finite differences: lines, eyes and mouths
+        kl_weight: Weight = 1e-6  # per latent number, against a loss per pixel value
+        edge_weight: Weight = 1.0  # L1 between the finite differences: lines, eyes and mouths
         # Squared error beside L1: the colours of small things on a plain ground are few and large errors, which L1 learns last.
-        square_weight: float = 0.0
+        square_weight: Weight = 0.0
 
     kind = "captioned_images"
 

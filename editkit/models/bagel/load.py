@@ -131,11 +131,13 @@ def _new(options: Options, texts: Callable[[], Iterable[str]] | None, weights: b
 
 def _autoencoder(base: str, weights: bool) -> Autoencoder:
     folder = locate_model(base, weights=weights) / VAE
+    if not folder.is_dir():  # diffusers would ask the Hub for it
+        raise UserError(f'[model]: vae = "{base}": found no autoencoder; expected {VAE}/ in it')
     try:
         with quiet_files():
             return _stock(autoencoder_class(folder), folder, weights).eval()
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f'[model]: vae = "{base}": found no autoencoder: {str(error).splitlines()[0]}') from error
+        raise UserError(f'[model]: vae = "{base}": cannot be loaded: {str(error).splitlines()[0]}') from error
 
 
 def _latents_of(vae: Autoencoder, options: Options) -> LatentConfig:
