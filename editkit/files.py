@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whenever the process or the machine stops."""
+"""Files that are whole or not there, whenever the process or the machine stops; and folders to put them in."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import Generator
 from pathlib import Path
+
+from editkit.errors import UserError
 
 
 @contextlib.contextmanager
@@ -42,3 +44,23 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(path: Path, *, new: bool = False) -> None:
+    """Makes a folder, and those above it, where they are missing.
+
+    Args:
+        path: the folder.
+        new: nothing may be there yet.
+
+    Raises:
+        UserError: it cannot be made: a file or a link to nothing is in its way, or it may not be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=not new)
+    except OSError as error:
+        at = next((p for p in (*reversed(path.parents), path) if os.path.lexists(p) and not p.is_dir()), path)
+        found = "a link to nothing" if at.is_symlink() and not at.exists() else (error.strerror or str(error)).lower()
+        raise UserError(
+            f"{path}: this folder cannot be made ({at}: {found}); move that away, or work in another folder"
+        ) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from editkit.errors import UserError, did_you_mean
+from editkit.files import make_folder
 
 RUNS = Path("runs")
 
@@ -23,7 +24,7 @@ def new_run_folder(name: str) -> Path:
     while folder.exists():
         folder = base.with_name(f"{base.name}-{number}")
         number += 1
-    folder.mkdir(parents=True)
+    make_folder(folder, new=True)
     return folder
 
 

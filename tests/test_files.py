@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and folders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from editkit.files import whole_file, write_whole
+from editkit.errors import UserError
+from editkit.files import make_folder, whole_file, write_whole
 
 ROOT = Path(__file__).parent.parent
 
@@ -61,3 +62,16 @@ def test_it_waits_for_the_disk_before_the_file_has_its_name(tmp_path: Path, monk
     monkeypatch.setattr("editkit.files.os.fsync", lambda handle: flushed.append(path.exists()))
     write_whole(path, b"PAR1")
     assert flushed == [False]
+
+
+@pytest.mark.parametrize(("in_the_way", "said"), [("file", "not a directory"), ("link", "a link to nothing")])
+def test_a_folder_that_cannot_be_made_names_what_is_in_its_way(in_the_way: str, said: str, tmp_path: Path) -> None:
+    at = tmp_path / "data"
+    at.write_text("") if in_the_way == "file" else at.symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=f"data: {said}\\)"):
+        make_folder(at / "scenes")
+    at.unlink()
+    make_folder(at / "scenes")
+    make_folder(at / "scenes")
+    with pytest.raises(UserError, match="scenes: file exists"):
+        make_folder(at / "scenes", new=True)

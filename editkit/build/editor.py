@@ -19,7 +19,7 @@ from pydantic import Field
 from editkit.errors import UserError
 from editkit.models.callbacks import on_step_end
 from editkit.models.locate import locate_model
-from editkit.models.precision import DTYPES, choose_device
+from editkit.models.precision import choose_device, dtype_of
 from editkit.models.quiet import quiet_files
 from editkit.models.stable_diffusion.drawn import drawn_by
 from editkit.recipe.schema import PositiveFloat, PositiveInt, Section
@@ -62,7 +62,7 @@ class InstructionEditor:
         torch.set_num_threads(1)  # the sums of more threads would round otherwise
         try:
             with quiet_files():
-                folder, dtype = locate_model(options.model), DTYPES[options.precision]
+                folder, dtype = locate_model(options.model), dtype_of(options.precision, choose_device(), place)
                 pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]

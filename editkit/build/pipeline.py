@@ -26,6 +26,7 @@ from editkit.data.decisions import Decision, Decisions, log_of
 from editkit.data.examples import Example
 from editkit.data.spec import DataSpec, data_folder, load_spec, spec_hash
 from editkit.errors import UserError
+from editkit.files import make_folder
 from editkit.progress import progress
 from editkit.recipe.schema import Section
 from editkit.runs import hold
@@ -168,7 +169,7 @@ def build_spec(path: Path, out: Path | None, limit: int = 0, engine: str | Engin
     out = out or data_folder(spec)
     if out.exists() and not (out / "dataset.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: found something that is not a data set; choose another folder with --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     busy = f"{out}: another process is building it; wait for it, or name another folder with --out"
     with hold(out.with_name(f".{out.name}.lock"), busy, LOCK_S):
         return _build(spec, path, builder, out, limit, engine)

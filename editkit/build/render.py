@@ -17,7 +17,7 @@ from editkit.build.teachers.protocol import PROPOSALS
 from editkit.data.pictures import png_bytes
 from editkit.data.prepare import to_image
 from editkit.errors import UserError
-from editkit.models.precision import DTYPES, choose_device
+from editkit.models.precision import choose_device, dtype_of
 from editkit.models.stable_diffusion.load import Options as ModelOptions
 from editkit.models.stable_diffusion.load import load
 from editkit.models.stable_diffusion.prompt_to_prompt import PromptPair, sample_pairs
@@ -85,9 +85,10 @@ class RenderPairs:
         for module in parts.modules.values():
             module.to(device).eval()
         resolution = self.options.resolution or parts.unet.config["sample_size"] * parts.vae_scale
-        return lambda rows: self._render(parts, resolution, rows)
+        dtype = dtype_of(self.options.precision, device, "[build.render]")
+        return lambda rows: self._render(parts, resolution, dtype, rows)
 
-    def _render(self, parts: Any, resolution: int, rows: Sequence[Row]) -> list[Row]:
+    def _render(self, parts: Any, resolution: int, dtype: torch.dtype, rows: Sequence[Row]) -> list[Row]:
         asked = [(row, sample, self.request(row, sample)) for row in rows for sample in range(self.options.samples)]
         made: list[Row] = []
         size = self.options.batch_size
@@ -99,7 +100,7 @@ class RenderPairs:
                 steps=self.options.steps,
                 resolution=resolution,
                 sampler=self.options.sampler,
-                dtype=DTYPES[self.options.precision],
+                dtype=dtype,
             )
             for (row, sample, pair), source, target in zip(chunk, sources.cpu(), targets.cpu(), strict=True):
                 made.append(self._row(row, sample, pair, png_bytes(to_image(source)), png_bytes(to_image(target))))

@@ -64,9 +64,21 @@ def open_dataset(where: str, split: str = "train", *, limit: int = 0) -> Dataset
     return _limited(ParquetDataset(path, split), limit)
 
 
+def needs_building(where: str) -> bool:
+    """Whether opening a data set builds it first: it is a data spec with a `[build]` table, and was not built yet."""
+    if Path(where).suffix != ".toml":
+        return False
+    spec, _ = load_spec(Path(where))
+    return spec.read is None and not _is_built(spec)
+
+
+def _is_built(spec: DataSpec) -> bool:
+    return (data_folder(spec) / "dataset.json").is_file()
+
+
 def _built_folder(path: Path, spec: DataSpec) -> Path:
     folder = data_folder(spec)
-    if not (folder / "dataset.json").is_file():
+    if not _is_built(spec):
         print(f"{folder}: not built yet, building it")
         return importlib.import_module(BUILD).build(str(path))
     manifest = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))

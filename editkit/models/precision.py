@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Generator, Iterable
 from typing import Any
 
@@ -20,6 +21,8 @@ from editkit.recipe.schema import Train
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 IMITATED_BF16 = 30  # how many times as fast fp32 is on a CPU without bf16: 25 to 60 for matrix products, AMD EPYC of 2021
+
+_WITHOUT_BF16 = f"this processor has no instructions for bf16 and is {IMITATED_BF16} times as fast in fp32"
 
 # A block is compiled for every shape that it meets: a size bucket, a width of the network, training and evaluation mode.
 COMPILED_SHAPES = 64
@@ -49,10 +52,23 @@ def computed_in(options: Train, device: torch.device) -> tuple[Train, list[str]]
     """
     if options.precision != "bf16" or has_bf16(device):
         return options, []
-    found = f"this processor has no instructions for bf16 and is {IMITATED_BF16} times as fast in fp32"
     if options.weights == options.base == "fp32":
-        return options.model_copy(update={"precision": "fp32"}), [f"  instead of bf16: {found}"]
-    return options, [f'  slow: {found}, but train.weights = "{options.weights}" and train.base = "{options.base}" need bf16']
+        return options.model_copy(update={"precision": "fp32"}), [f"  instead of bf16: {_WITHOUT_BF16}"]
+    stored = f'train.weights = "{options.weights}" and train.base = "{options.base}"'
+    return options, [f"  slow: {_WITHOUT_BF16}, but {stored} need bf16"]
+
+
+def dtype_of(precision: str, device: torch.device, place: str) -> torch.dtype:
+    """What a model is loaded in, where what it makes depends on that; where the device imitates it, that is said.
+
+    Args:
+        precision: a key of `DTYPES`.
+        device: where it computes.
+        place: of the key, for the message.
+    """
+    if precision == "bf16" and not has_bf16(device):
+        print(f'{place} precision: slow: {_WITHOUT_BF16}; found "bf16", expected "fp32" here', file=sys.stderr)
+    return DTYPES[precision]
 
 
 def check_precision(precision: str, device: torch.device) -> None:

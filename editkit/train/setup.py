@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 
 from editkit.data.cache import weights_hash
 from editkit.data.check import audit_pictures
@@ -17,7 +18,7 @@ from editkit.data.combine import Concatenated
 from editkit.data.examples import Dataset, all_texts
 from editkit.data.keep_out import open_kept_out, refuse_evaluation
 from editkit.data.prepare import PrepareParams
-from editkit.data.read import open_dataset
+from editkit.data.read import needs_building, open_dataset
 from editkit.data.sampler import MixedStream, ShuffledStream, Stream
 from editkit.errors import UserError
 from editkit.methods import method_class
@@ -63,8 +64,13 @@ def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
     method_options = options(recipe.method, kind.Options, "method", source)
     networks = family(recipe.model.family)
     model_options = options(recipe.model, networks.Options, "model", source)
-    on_first(lambda: _build_what_is_missing(recipe))
     places = _places(recipe)
+    missing = on_first(lambda: [place for place in places.values() if needs_building(place)])
+    if missing:
+        # A fault of the model or of the method is said before data is built, for hours perhaps.
+        with init_empty_weights(include_buffers=True):
+            kind(recipe, method_options, networks.load(recipe.model.base, model_options, lambda: ("",), weights=False))
+        on_first(lambda: _build(missing))
     mixed = [open_dataset(m.train, "train", limit=recipe.data.limit) for m in recipe.data.mix]
     parts = [open_chosen(recipe.data, recipe.data.train, "train"), *mixed]
     test_set = open_chosen(recipe.data, recipe.data.test or recipe.data.train, "test")
@@ -102,8 +108,8 @@ def prepare_run(recipe: Recipe, source: Source | None) -> Setup:
     return Setup(recipe, method, train_set, test_set, usable, device, numerics, made_from)
 
 
-def _build_what_is_missing(recipe: Recipe) -> None:
-    for place in _places(recipe).values():
+def _build(places: Iterable[str]) -> None:
+    for place in places:
         open_dataset(place, "train")
 
 

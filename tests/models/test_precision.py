@@ -17,7 +17,7 @@ from editkit.errors import UserError
 from editkit.methods.instruct_edit import InstructEdit
 from editkit.models.attention import attention_report, check_attention, set_attention
 from editkit.models.networks import prepare_networks, trained_networks
-from editkit.models.precision import computed_in, computing, describe_numerics
+from editkit.models.precision import computed_in, computing, describe_numerics, dtype_of
 from editkit.models.stable_diffusion.load import Options, StableDiffusion, load
 from editkit.recipe.schema import Adapter, Train
 from tests.methods.test_instruct_edit import batch, recipe
@@ -149,6 +149,17 @@ def test_a_processor_without_bf16_computes_in_fp32_and_says_so(monkeypatch: pyte
         kept = Train(steps=1, batch_size=1, precision="bf16", **stored)
         assert computed_in(kept, CPU)[0] == kept
         assert computed_in(kept, CPU)[1][0].startswith("  slow: this processor"), "what is stored in bf16 is computed in it"
+
+
+def test_a_model_that_is_loaded_in_bf16_where_that_is_imitated_is_said_to_be_slow(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for there, slow in ((True, False), (False, True)):
+        monkeypatch.setattr("editkit.models.precision.has_bf16", lambda _, there=there: there)
+        assert dtype_of("bf16", CPU, "[build.render]") == torch.bfloat16
+        assert ("[build.render] precision: slow: " in capsys.readouterr().err) == slow
+        assert dtype_of("fp32", CPU, "[build.render]") == torch.float32
+        assert not capsys.readouterr().err
 
 
 def test_compiled_blocks_compute_the_same(tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from editkit.build.teachers.captions import Captions, proposal
 from editkit.build.teachers.chat import FIELDS, PROMPT
 from editkit.errors import UserError
 from editkit.models.locate import locate_model, version_of
-from editkit.models.precision import DTYPES, choose_device
+from editkit.models.precision import choose_device, dtype_of
 from editkit.models.quiet import quiet_files
 from editkit.recipe.schema import PositiveInt, Section
 
@@ -71,11 +71,12 @@ class LocalTeacher:
 
     def open(self) -> Callable[[list[Row]], list[Row]]:
         torch.set_num_threads(1)  # the sums of more threads would round otherwise
-        folder = locate_model(self.options.model)
+        folder, device = locate_model(self.options.model), choose_device()
+        dtype = dtype_of(self.options.precision, device, "[build.propose]")
         try:
             with quiet_files():
                 tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
-                model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[self.options.precision])
+                model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
@@ -83,7 +84,7 @@ class LocalTeacher:
             ) from error
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        return partial(self._propose, tokenizer, model.to(choose_device()).eval(), self.captions.reader())
+        return partial(self._propose, tokenizer, model.to(device).eval(), self.captions.reader())
 
     def _propose(self, tokenizer: Any, model: Any, read: Callable[[Row], tuple[str, str]], rows: list[Row]) -> list[Row]:
         found = [read(row) for row in rows]
