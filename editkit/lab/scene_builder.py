@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from functools import partial
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from editkit.data.examples import Example
+from editkit.errors import UserError
 from editkit.lab.scene_art import CREDITS
 from editkit.lab.scene_edits import captioned_image, edit_pair
+from editkit.lab.scene_prompts import TAGS, Tag
 from editkit.recipe.schema import NonNegativeInt, Section
 
 
@@ -21,9 +26,12 @@ class SceneBuilder:
         test: NonNegativeInt  # of the "test" split, whose scene graphs, half of its compositions and phrasings are new
         size: Literal[32, 64] = 64  # px, the side of the square pictures
         seed: int = 0
+        tags: Annotated[list[Tag], Field(min_length=1)] = list(TAGS)  # categories of captioned pictures, in equal numbers
 
     def __init__(self, kind: str, options: Options) -> None:
-        self._make = edit_pair if kind == "edit_pairs" else captioned_image
+        if kind == "edit_pairs" and set(options.tags) != set(TAGS):
+            raise UserError(f"[build] tags: found {options.tags} with edit_pairs, which have none; leave the key out")
+        self._make = edit_pair if kind == "edit_pairs" else partial(captioned_image, tags=options.tags)
         self._options = options
 
     def counts(self) -> Mapping[str, int]:

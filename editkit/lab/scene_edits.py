@@ -63,14 +63,14 @@ class SceneEdit:
     new: Thing | None
 
 
-def captioned_image(seed: int, split: str, index: int, size: int) -> CaptionedImage:
-    """Picture `index` of a split, of a category drawn evenly from `TAGS`.
+def captioned_image(seed: int, split: str, index: int, size: int, tags: Sequence[str] = TAGS) -> CaptionedImage:
+    """Picture `index` of a split, of a category drawn evenly from `tags`.
 
     Its facts are the category, GenEval's line that it fulfils, which of the compositions asked for training never shows, and
     the scene graph.
     """
     rng = Random(f"scenes/{seed}/{split}/{index}")
-    scene, asked = sample_prompt(rng, split, rng.choice(TAGS))
+    scene, asked = sample_prompt(rng, split, rng.choice(tags))
     told = [asked if i % 2 == 0 else ask_everything(scene) for i in range(NUM_CAPTIONS)]
     return CaptionedImage(
         key=f"{split}-{index:06d}",

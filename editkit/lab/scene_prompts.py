@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from random import Random
-from typing import Any
+from typing import Any, Literal, get_args
 
 from editkit.lab.scene_art import COLOURS, GLYPHS
 from editkit.lab.scene_words import official_prompt
@@ -28,7 +28,8 @@ from editkit.lab.scenes import (
     relation,
 )
 
-TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "multi")
+Tag = Literal["single_object", "two_object", "counting", "colors", "position", "color_attr", "multi"]
+TAGS: tuple[Tag, ...] = get_args(Tag)
 UNSEEN_SHARE = 1 / 2  # of the test prompts: those that ask for a held-out composition
 COLOUR_SHARE = 0.6  # of the objects of "multi" whose colour is asked for
 RELATION_SHARE = 0.8  # of the objects of "multi" whose place is asked for, where it is clear

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editkit.data.doctor.exam import examine
+from editkit.errors import UserError
 from editkit.lab.scene_art import COLOURS, CREDITS, GLYPHS, draw, svg
+from editkit.lab.scene_builder import SceneBuilder
 from editkit.lab.scene_edits import captioned_image, edit_pair, in_words, sample_edit, sample_scenes
 from editkit.lab.scene_prompts import TAGS, prompts, sample_prompt, unseen_in
 from editkit.lab.scene_words import EDITS, FRAMES, RELATIONS, caption, noun
@@ -320,3 +322,13 @@ def test_every_caption_names_the_objects_it_asks_for() -> None:
 def test_other_sizes_are_refused(size: int) -> None:
     with pytest.raises(ValueError, match="multiple of 32"):
         render(Scene((), 0), size)
+
+
+def test_a_set_has_the_categories_that_it_asks_for() -> None:
+    made = SceneBuilder("captioned_images", SceneBuilder.Options(train=40, test=40, tags=["single_object", "colors"]))
+    for split in ("train", "test"):
+        assert {made.make(split, i).facts["tag"] for i in range(40)} == {"single_object", "colors"}
+    everything = SceneBuilder("captioned_images", SceneBuilder.Options(train=1, test=1))
+    assert everything.make("test", 3) == captioned_image(0, "test", 3, 64)
+    with pytest.raises(UserError, match=r"tags: found \['colors'\] with edit_pairs"):
+        SceneBuilder("edit_pairs", SceneBuilder.Options(train=1, test=1, tags=["colors"]))
