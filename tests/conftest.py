@@ -20,6 +20,11 @@ os.environ.update(
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something about the machine and what else it does, not about the code.
+settings.register_profile("editkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("editkit")
 
 ROOT = Path(__file__).parent.parent
 

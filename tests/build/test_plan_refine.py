@@ -59,7 +59,7 @@ size = 32
 seed = 5
 """
 seeds, splits = st.integers(0, 2**31), st.sampled_from(["train", "test"])
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 
 
 def shown(step: DraftStep) -> tuple[Thing, ...]:
@@ -204,7 +204,7 @@ def test_no_training_picture_shows_a_held_out_composition_or_a_test_scene(index:
 
 @given(st.integers(0, 3000))
 @example(62_213)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_proportions_are_exact_and_every_beginning_has_them(total: int) -> None:
     found = largest_remainder(total, CELLS)
     whole = sum(CELLS.values())

@@ -19,7 +19,7 @@ from tests.tiny import encoded, picture
 FILES = {f"a/{n}.png": encoded(picture(c)) for n, c in enumerate(("red", "green", "blue"))}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(parts=st.integers(2, 40))
 def test_parts_read_as_the_whole_does(tmp_path_factory: pytest.TempPathFactory, parts: int) -> None:
     folder = tmp_path_factory.mktemp("parts")

@@ -128,7 +128,7 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
 
 
 class TestStore:
-    @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(wanted=st.dictionaries(st.text(min_size=1, max_size=5), tensors(), max_size=4), number=st.integers(0))
     def test_every_type_and_shape_comes_back(self, tmp_path: Path, wanted: Tensors, number: int) -> None:
         key = entry_key(content=[], names=sorted(wanted), number=number, bits=weights_hash(wanted))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit.build import build
@@ -26,7 +26,6 @@ DECISIONS = st.builds(
 )
 
 
-@settings(deadline=None)  # every decision waits for the disk
 @given(st.lists(DECISIONS, max_size=12))
 def test_the_last_word_counts_here_and_when_the_log_is_read_again(tmp_path_factory: pytest.TempPathFactory, said: list) -> None:
     path = tmp_path_factory.mktemp("log") / "a.decisions.jsonl"

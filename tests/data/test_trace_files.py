@@ -150,7 +150,7 @@ def test_only_a_picture_that_nothing_follows_is_no_context() -> None:
     assert context(silent) == [(True, True), (True, True), (False, False)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(traces(losses=True))
 def test_a_trace_comes_back_from_its_conversation(trace: PlanTrace) -> None:
     turns = json.loads(json.dumps(to_conversation(trace)))

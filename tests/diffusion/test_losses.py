@@ -31,7 +31,7 @@ def draw(seed: int, count: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.T
     return clean, noise, torch.randint(0, 1000, (count,), generator=generator)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31))
 def test_a_perfect_prediction_of_any_type_gives_the_clean_latents_back(seed: int) -> None:
     clean, noise, timesteps = draw(seed)
@@ -59,7 +59,7 @@ def test_signal_to_noise_falls_with_time_and_vanishes_with_a_zero_terminal_snr()
         assert (snr[-1] < 1e-6) == zero
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.floats(0.5, 20))
 def test_min_snr_is_one_weight_on_the_clean_error_whatever_is_predicted(seed: int, gamma: float) -> None:
     """Errors of x0 that are equal must weigh the same: min(SNR, gamma) |x0 error|^2 for all three types."""

@@ -26,7 +26,7 @@ def asks(text: str, source: Avatar, target: Avatar) -> bool:
     return asks_for(text, source.facts, target.facts)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**9), st.sampled_from(sorted(CATEGORIES)), st.sampled_from([IN_TRAINING, HELD_OUT]))
 def test_every_phrasing_of_an_edit_asks_for_it(seed: int, category: str, phrasings: dict) -> None:
     rng = Random(seed)
@@ -37,7 +37,7 @@ def test_every_phrasing_of_an_edit_asks_for_it(seed: int, category: str, phrasin
     assert not asks(text + " too", source, target)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**9))
 def test_what_led_to_another_picture_does_not_ask_for_this_one(seed: int) -> None:
     rng = Random(seed)

@@ -57,7 +57,7 @@ def test_grammar_of_filled_in_templates(text: str, better: str) -> None:
     assert in_good_grammar(text) == better
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seeds)
 def test_an_edit_changes_what_it_says_and_nothing_else_that_was_there(seed: int) -> None:
     rng = Random(seed)
@@ -74,7 +74,7 @@ def test_an_edit_changes_what_it_says_and_nothing_else_that_was_there(seed: int)
         assert "  " not in text
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seeds)
 def test_the_mask_is_exactly_where_the_pictures_differ(seed: int) -> None:
     pair = edit_pair(seed, "train", 0, 48)

@@ -130,7 +130,7 @@ def test_a_quarter_of_the_compositions_of_each_kind_is_held_out_and_every_word_i
         assert sum(not is_held_out("count", k, str(number)) for k in GLYPHS) >= 12, number
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seeds, st.sampled_from(TAGS))
 def test_training_shows_no_held_out_composition_asked_for_or_not(seed: int, tag: str) -> None:
     scene, _ = sample_prompt(Random(seed), "train", tag)
@@ -173,7 +173,7 @@ def test_train_and_test_share_no_scene_graph() -> None:
     assert not graphs("train") & graphs("test")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seeds)
 def test_relations_are_opposite_from_the_other_side(seed: int) -> None:
     scene, _ = sample_prompt(Random(seed), "train", "multi")
@@ -181,7 +181,7 @@ def test_relations_are_opposite_from_the_other_side(seed: int) -> None:
         assert relation(scene.things[j], scene.things[i]) == OPPOSITE[name]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seeds, st.sampled_from((32, 64)))
 def test_the_masks_and_boxes_are_where_the_objects_were_drawn(seed: int, size: int) -> None:
     scene, _ = sample_prompt(Random(seed), "train", "multi")
@@ -212,7 +212,7 @@ def test_phrasings_for_training_and_for_evaluation() -> None:
         assert not set(words) & set(RELATIONS[1][name])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(seeds, st.sampled_from(list(EDITS)), st.sampled_from(("train", "test")))
 def test_an_edit_changes_one_thing_as_it_says(seed: int, category: str, split: str) -> None:
     rng = Random(seed)
@@ -250,14 +250,14 @@ def test_the_doctor_takes_no_moved_object_for_a_moved_or_turned_picture() -> Non
     assert not found & {"shift", "orientation", "rotation", "zoom"}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seeds)
 def test_an_instruction_speaks_of_one_object_only(seed: int) -> None:
     edit = sample_edit(Random(seed), "train", "move")
     assert len({t.kind for t in edit.source.things}) == len(edit.source.things)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seeds)
 def test_the_mask_of_an_edit_is_exactly_where_the_pictures_differ(seed: int) -> None:
     pair = edit_pair(seed, "train", 0, 32)

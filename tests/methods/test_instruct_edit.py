@@ -134,7 +134,7 @@ def test_source_is_the_unscaled_mode_and_target_a_scaled_sample(tiny_sd: Path) -
     torch.testing.assert_close(seen[0][:, 4:], encoded["source"])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0.01, 0.33), st.integers(0, 2**31))
 def test_dropout_is_one_draw_with_three_equal_parts(p: float, seed: int) -> None:
     no_text, no_source = draw_dropout(p, Draws(seed, range(20_000)))

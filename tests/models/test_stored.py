@@ -16,7 +16,7 @@ from editkit.models.stored import Bf16Weights, loss_of_storing, round_stochastic
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(finite, st.integers(0, 2**31))
 def test_rounding_takes_one_of_the_two_neighbours_with_the_right_expectation(value: float, seed: int) -> None:
     count = 4096

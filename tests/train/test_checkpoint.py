@@ -109,7 +109,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_flipped_bit_in_any_file_is_seen(two: Path, data: st.DataObject, capsys: pytest.CaptureFixture[str]) -> None:
     path = data.draw(st.sampled_from(files_of(checkpoint_folder(two, 2))))
@@ -130,7 +130,7 @@ def test_any_flipped_bit_in_any_file_is_seen(two: Path, data: st.DataObject, cap
     assert same(load_checkpoint(two, IDENTITY), state_at(2))
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_cut_or_missing_file_is_seen(two: Path, data: st.DataObject, capsys: pytest.CaptureFixture[str]) -> None:
     path = data.draw(st.sampled_from(files_of(checkpoint_folder(two, 2))))

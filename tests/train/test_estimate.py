@@ -151,7 +151,7 @@ def test_a_named_machine_says_that_it_was_not_measured() -> None:
     assert "not measured here" in machine.source
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 40 * 2**20)), max_size=60))
 def test_a_heap_holds_at_least_what_is_alive_and_its_blocks_do_not_overlap(calls: list[tuple[bool, int]]) -> None:
     heap, alive = Heap(), {}

@@ -39,7 +39,7 @@ def test_an_edit_alone_moves_nothing(pairs: list[EditPair]) -> None:
 
 
 @given(st.floats(0.6, 6), st.floats(0, 2 * np.pi), st.integers(0, 7))
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 def test_a_shift_is_measured_below_a_pixel(pairs: list[EditPair], far: float, angle: float, which: int) -> None:
     dx, dy = far * np.cos(angle), far * np.sin(angle)
     found = found_in(pairs[which], masked=True, dx=dx, dy=dy)
@@ -49,7 +49,7 @@ def test_a_shift_is_measured_below_a_pixel(pairs: list[EditPair], far: float, an
 
 
 @given(st.sampled_from([-1, 1]), st.floats(0.025, 0.1), st.integers(0, 7))
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 def test_a_zoom_is_told_from_a_shift(pairs: list[EditPair], sign: int, zoom: float, which: int) -> None:
     found = found_in(pairs[which], masked=True, zoom=sign * zoom)
     assert found is not None
@@ -58,7 +58,7 @@ def test_a_zoom_is_told_from_a_shift(pairs: list[EditPair], sign: int, zoom: flo
 
 
 @given(st.sampled_from([-1, 1]), st.floats(1.5, 10), st.integers(0, 7))
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 def test_a_rotation_is_measured_below_a_degree(pairs: list[EditPair], sign: int, degrees: float, which: int) -> None:
     found = found_in(pairs[which], masked=True, degrees=sign * degrees)
     assert found is not None
@@ -81,7 +81,7 @@ def test_pictures_without_edges_say_nothing() -> None:
 
 
 @given(st.floats(-0.2, 0.2), st.floats(-0.3, 0.3), st.floats(-5, 5), st.floats(-5, 5))
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 def test_warping_is_what_its_equation_says(zoom: float, angle: float, dx: float, dy: float) -> None:
     y, x = np.indices((21, 31), dtype=np.float32)
     ramp = np.stack([x, y])  # bilinear reading of a ramp gives the place itself

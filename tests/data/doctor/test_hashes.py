@@ -19,7 +19,7 @@ def met(hashes: np.ndarray, window: int = 64) -> set[tuple[int, int]]:
 
 
 @given(st.integers(0, 2**64 - 1), st.sets(st.integers(0, 63), max_size=3), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_hashes_that_differ_in_three_bits_always_meet(value: int, flipped: set[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     hashes = rng.integers(0, 2**64, 300, np.uint64)

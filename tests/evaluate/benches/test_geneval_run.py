@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -285,7 +285,6 @@ def test_a_model_without_a_recipe_is_drawn_under_runs(workplace: Path, reader: s
     assert len(read_folder(Path(found["folder"]))) == len(read_prompts(Path("few.jsonl"))) == 2
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**31 - 1), st.integers(0, 5000), st.integers(0, 99))
 def test_a_seed_depends_on_all_and_is_one_that_generate_takes(seed: int, prompt: int, sample: int) -> None:
     found = seed_of(seed, prompt, sample)

@@ -268,7 +268,7 @@ def test_only_flux_latents_can_be_saved_in_the_released_layout(tmp_path: Path) -
 
 
 @given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "Z")), max_size=30))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_text_is_the_same_when_it_is_read_back(words: str) -> None:
     words = unicodedata.normalize("NFC", words)
     assert decode(TOKENIZER, encode(TOKENIZER, words)) == words

@@ -205,7 +205,7 @@ def test_a_noised_picture_is_on_the_line_and_a_clean_one_is_at_its_end() -> None
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.sampled_from([1, 2, 4]), st.integers(1, 3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_patches_are_put_together_again(rows: int, columns: int, patch: int, channels: int) -> None:
     x = torch.randn(2, channels, rows * patch, columns * patch)
     tokens = patchify(x, patch)
