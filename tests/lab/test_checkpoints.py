@@ -11,7 +11,7 @@ from diffusers import AutoencoderTiny, StableDiffusionInstructPix2PixPipeline, S
 from safetensors import safe_open
 
 from editkit.data.prepare import PrepareParams, prepare, to_image
-from editkit.evaluate.benches.scene_bench import load_scene_judge, score_scenes
+from editkit.evaluate.benches.scene_bench import bench_prompts, load_scene_judge, score_scenes
 from editkit.evaluate.descriptions import exchanged, is_right, score_agreement
 from editkit.evaluate.judge import load_judge, score_captions, score_edits, summarise
 from editkit.evaluate.metrics import psnr
@@ -24,6 +24,7 @@ from editkit.models.difference_captioner.captioner import DifferenceCaptioner
 from editkit.models.difference_captioner.load import Options as CaptionerOptions
 from editkit.models.difference_captioner.load import load as load_captioner
 from editkit.models.editor import load_editor
+from editkit.models.generator import load_generator
 from editkit.models.locate import LAB, locate_model
 from editkit.models.scene_reader.reader import load_scene_reader
 from tests.bench.scene_ceiling import decoded_scenes
@@ -39,7 +40,7 @@ def weights(name: str) -> list[Path]:
 AUTOENCODERS = ("tiny-sd-vae", "photo-vae", "scene-vae")
 
 
-@pytest.mark.parametrize("name", [*STOCK, *AUTOENCODERS, "tiny-clip", "difference-captioner", "judges"])
+@pytest.mark.parametrize("name", [*STOCK, *AUTOENCODERS, "tiny-clip", "tiny-bagel", "difference-captioner", "judges"])
 def test_weights_are_fp16_and_within_their_budget(name: str) -> None:
     files = weights(name)
     assert files
@@ -59,6 +60,7 @@ CARDS = [
     *STOCK,
     *AUTOENCODERS,
     "tiny-clip",
+    "tiny-bagel",
     "difference-captioner",
     "judges/reader",
     "judges/clip",
@@ -124,6 +126,14 @@ def test_the_autoencoder_of_scenes_leaves_what_the_reader_reads(tmp_path: Path) 
     scores, _ = score_scenes(tmp_path, asked, decoded, load_scene_judge("lab:judges/scene_reader"))
     assert scores["geneval"] >= 0.93
     assert scores["demands_met"] >= 0.93
+
+
+def test_the_generator_draws_one_object_as_asked(tmp_path: Path) -> None:
+    asked = [line for line in bench_prompts(280) if line["tag"] in ("single_object", "colors")][:40]
+    generator = load_generator("lab:tiny-bagel")
+    drawn = [generator.draw(line["prompt"], text_guidance=4.0, steps=20, seed=i) for i, line in enumerate(asked)]
+    scores, _ = score_scenes(tmp_path, asked, drawn, load_scene_judge("lab:judges/scene_reader"))
+    assert scores["demands_met"] >= 0.7
 
 
 def test_the_captioner_says_what_changed_and_knows_wrong_words() -> None:
