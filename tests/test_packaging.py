@@ -202,6 +202,6 @@ def test_the_plan_of_the_house_names_what_is_there() -> None:
 def test_no_machine_of_ours_is_named() -> None:
     folders = ("editkit", "apps", "docs", "recipes", "back_ends", "data_specs", "scripts", ".ci")
     for path in [*ROOT.glob("*"), *(p for folder in folders for p in (ROOT / folder).rglob("*"))]:
-        if path.is_file() and path.suffix in (".py", ".toml", ".md", ".txt", ".sh", ".jinja", ""):
+        if path.is_file() and path.suffix in (".py", ".toml", ".md", ".txt", ".sh", ".jinja", ".json", ""):
             text = path.read_text(encoding="utf-8", errors="ignore")
             assert not re.search(r"(?<![\w.])/(opt|root|work|home)/", text), path

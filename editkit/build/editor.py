@@ -60,9 +60,11 @@ class InstructionEditor:
 
     def __init__(self, options: EditorModel, version: str, place: str = "[build.render]") -> None:
         torch.set_num_threads(1)  # the sums of more threads would round otherwise
+        device = choose_device()
+        dtype = dtype_of(options.precision, device, place)
         try:
             with quiet_files():
-                folder, dtype = locate_model(options.model), dtype_of(options.precision, choose_device(), place)
+                folder = locate_model(options.model)
                 pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -77,7 +79,7 @@ class InstructionEditor:
         self._place, self._takes = place, takes
         self.name = type(pipeline).__name__
         self._check_guidance(options)
-        pipeline.to(choose_device())
+        pipeline.to(device)
         pipeline.set_progress_bar_config(disable=True)
         said = options.model_dump(include={"model", "steps", "precision", "image_guidance"})
         self.about = {"model_sha256": version, **said}

@@ -71,6 +71,11 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def forget_place(module: Any) -> None:
+    """Takes the folder that a model of diffusers was read from out of its configuration, which is saved and published."""
+    module.register_to_config(_name_or_path="")
+
+
 def version_of(model: str) -> str:
     """A hash over the weights and configurations of a model, by which a provenance names its version."""
     folder = locate_model(model)

@@ -96,6 +96,9 @@ def test_saved_parts_load_again_to_the_last_bit(parts: StableDiffusion, tmp_path
             assert torch.equal(again.modules[name].state_dict()[key], tensor), f"{name}.{key}"
     assert again.scheduler.config == parts.scheduler.config
     assert again.tokenizer(TEXTS).input_ids == parts.tokenizer(TEXTS).input_ids
+    again.save(tmp_path / "third")
+    for path in (tmp_path / "third").rglob("*.json"):
+        assert str(tmp_path) not in path.read_text(encoding="utf-8"), f"{path} names the folder that it was read from"
 
 
 @pytest.mark.parametrize(

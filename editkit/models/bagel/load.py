@@ -28,7 +28,7 @@ from editkit.models.bagel.released import (
     read_released_sizes,
 )
 from editkit.models.bagel.tokenizer import special_tokens, train_tokenizer
-from editkit.models.locate import locate_model
+from editkit.models.locate import forget_place, locate_model
 from editkit.models.quiet import quiet_files
 from editkit.recipe.schema import PositiveInt, Section
 
@@ -158,7 +158,9 @@ def _load(base: str, folder: Path, weights: bool) -> BagelParts:
 
 def _stock(kind: Any, folder: Path, weights: bool) -> Any:
     if weights:
-        return kind.from_pretrained(folder, torch_dtype=torch.float32)
+        made = kind.from_pretrained(folder, torch_dtype=torch.float32)
+        forget_place(made)
+        return made
     return kind.from_config(kind.load_config(folder))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -18,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from editkit.errors import UserError
 from editkit.models.autoencoders import Autoencoder, autoencoder_class
-from editkit.models.locate import locate_model
+from editkit.models.locate import forget_place, locate_model
 from editkit.models.quiet import quiet_files
 from editkit.models.tokenizer import train_clip_tokenizer
 from editkit.recipe.schema import PositiveFloat, PositiveInt, Section
@@ -217,6 +218,8 @@ def _load_parts(parts: StableDiffusion, folder: Path, weights: bool) -> None:
             with quiet_files():
                 if weights or not precision:
                     made = kind.from_pretrained(folder / name, **({precision: torch.float32} if precision else {}))
+                    if isinstance(made, ConfigMixin):
+                        forget_place(made)
                 elif kind is CLIPTextModel:
                     made = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / name))
                 else:
