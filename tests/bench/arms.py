@@ -1,7 +1,8 @@
 """The experiment on plan, sketch, inspect, refine: one command a row, `python -m tests.bench.arms A7 --seed 0`.
 
 A row is trained and measured; the base of all is the recipe's (`--base` names another one). `python -m tests.bench.arms table`
-puts what is there together. A command that was stopped goes on: an ended training and a drawn arm are not made again.
+puts what is there together. A command that was stopped goes on: an ended training and a drawn arm are not made again. What a
+row came to, which picture was right included, is a file in `docs/arms/`, so that it still counts when its run is gone.
 
     A0      the base
     A1      direct fine-tuning on the last pictures
@@ -30,13 +31,15 @@ from editkit.build.proportions import largest_remainder
 from editkit.build.self_sampled import Sampled
 from editkit.data.read import open_dataset
 from editkit.errors import UserError
-from editkit.evaluate.arms.bench import ADAPTIVE, DIRECT
+from editkit.evaluate.arms.bench import ADAPTIVE, DIRECT, FOLDER
 from editkit.evaluate.arms.bench import evaluate as measure
 from editkit.evaluate.arms.figures import differences, parts_of
 from editkit.evaluate.arms.tables import gap, markdown_table
 from editkit.evaluate.benches import BenchOptions
 from editkit.evaluate.benches.geneval import read_results
+from editkit.evaluate.benches.geneval_run import LAB_PROMPTS
 from editkit.evaluate.benches.geneval_summary import Rows, summarise
+from editkit.evaluate.benches.scene_bench import RESULTS, bench_prompts
 from editkit.evaluate.sample_traces import sample_traces
 from editkit.files import write_whole
 from editkit.lab.scene_traces import CELLS, MULTI_TURN, TEXT_RIGHT, TEXT_WRONG
@@ -50,6 +53,7 @@ from editkit.train.setup import prepare_run
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes" / "plan_refine"
+KEPT = ROOT / "docs" / "arms"
 SPEC = ROOT / "data_specs" / "plan_refine_lab.toml"
 ROWS = tuple(f"A{n}" for n in range(10))
 SELF_SAMPLED = ("A5", "A7", "A9")
@@ -65,7 +69,8 @@ class Experiment:
     """One seed at one amount of data.
 
     Attributes:
-        folder: of all seeds and amounts.
+        folder: of all seeds and amounts; for what is large, or can be made again.
+        kept: the same for what a row came to.
         seed: of the trainings.
         traces: of which each row takes its part.
         base: "" = the recipe's.
@@ -75,6 +80,7 @@ class Experiment:
     """
 
     folder: Path
+    kept: Path
     seed: int = 0
     traces: int = 20_000
     base: str = ""
@@ -85,19 +91,29 @@ class Experiment:
     @property
     def place(self) -> Path:
         """Where the files of this seed and this amount lie."""
-        return self.folder / f"traces-{self.traces}" / f"seed-{self.seed}"
+        return self.folder / self._under
+
+    @property
+    def _under(self) -> Path:
+        return Path(f"traces-{self.traces}") / f"seed-{self.seed}"
 
     def row(self, name: str) -> dict[str, Any]:
         """Trains and measures a row; what it came to, which is also in its file."""
-        self.place.mkdir(parents=True, exist_ok=True)
-        trained = {"run": self.base or load_recipe(RECIPES / "a1.toml")[0].model.base} if name == "A0" else self.trained(name)
-        other = self._file("A7")
-        measured = self._read(other).get("bench") if name != "A7" else None
-        options = BenchOptions(pairs=self.pairs, judge=self.judge, against=self._read(other)["run"] if measured else "")
+        base = self.base or load_recipe(RECIPES / "a1.toml")[0].model.base
+        trained = {"run": base} if name == "A0" else self.trained(name)
+        claim = self._read(self._file("A7")).get("run", "") if name != "A7" else ""
+        measured = Path(claim, "evaluation", FOLDER).is_dir()
+        options = BenchOptions(pairs=self.pairs, judge=self.judge, against=claim if measured else "")
         found = measure(trained["run"], options)
-        main = ADAPTIVE if ADAPTIVE in found["arms"] else DIRECT
-        result = {"row": name, "seed": self.seed, "traces": self.traces, **trained, "bench": found["folder"], "main": main}
-        write_whole(self._file(name), json.dumps(result, indent=1))
+        result = {
+            "row": name, "seed": self.seed, "traces": self.traces, **trained, "base": version_of(base), "judge": found["judge"],
+            "main": ADAPTIVE if ADAPTIVE in found["arms"] else DIRECT, "pairs": self.pairs or LAB_PROMPTS,
+            "marks": {arm: _marks(read_results(Path(found["folder"]) / arm / RESULTS)) for arm in found["arms"]},
+            "costs": {arm: {**figures["facts"], **figures["cost"]} for arm, figures in found["arms"].items()},
+            "inspector": found["inspector"], "swaps": found["swaps"],
+        }  # fmt: skip
+        self._file(name).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._file(name), json.dumps(result))
         return result
 
     def trained(self, name: str) -> dict[str, Any]:
@@ -158,7 +174,7 @@ class Experiment:
         return place
 
     def _file(self, name: str) -> Path:
-        return self.place / f"{name}.json"
+        return self.kept / self._under / f"{name}.json"
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any]:
@@ -179,6 +195,8 @@ def table(folder: Path) -> tuple[dict[str, Any], str]:
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("traces-*/seed-*/A?.json"))]
     if not found:
         raise UserError(f"{folder}: found no row; run one first: python -m tests.bench.arms A0")
+    if len(bases := {one["base"] for one in found}) > 1:
+        raise UserError(f"{folder}: found rows of {len(bases)} bases; expected one, so move those of the others away")
     by: dict[tuple[int, str], dict[int, dict[str, Any]]] = {}
     for one in found:
         by.setdefault((one["traces"], one["row"]), {})[one["seed"]] = one
@@ -196,19 +214,31 @@ def table(folder: Path) -> tuple[dict[str, Any], str]:
 def _against_a7(traces: int, name: str, seeds: Mapping[int, Any], claim: Mapping[int, Any]) -> list[dict[str, Any]]:
     """A7 as the model decides, minus every arm of this row."""
     both = sorted(set(seeds) & set(claim))
-    arms = sorted({p.parent.name for seed in both for p in Path(seeds[seed]["bench"]).glob("*/arm.json")})
     found = []
-    for arm in arms:
-        have = [s for s in both if (Path(seeds[s]["bench"]) / arm / "arm.json").is_file()]
-        if arm.startswith("swap") or (name, arm) == ("A7", ADAPTIVE):
+    for arm in sorted({arm for seed in both for arm in seeds[seed]["marks"]}):
+        if (name, arm) == ("A7", ADAPTIVE):
             continue
+        have = [s for s in both if arm in seeds[s]["marks"]]
         parts = differences([_results(claim[s]) for s in have], [_results(seeds[s], arm) for s in have])
         found.append({"traces": traces, "row": name, "arm": arm, "seeds": have, "parts": parts})
     return found
 
 
+def _marks(rows: Rows) -> list[list[int]]:
+    """[right, demands met, demands] of each prompt, in their order."""
+    return [[int(row["correct"]), *row["atoms"]] for row in sorted(rows, key=lambda row: str(row["filename"]))]
+
+
 def _results(one: Mapping[str, Any], arm: str = "") -> Rows:
-    return read_results(Path(one["bench"]) / (arm or one["main"]) / "results.jsonl")
+    """The same as rows again; the prompts are always the same."""
+    marks = one["marks"][arm or one["main"]]
+    asked = bench_prompts(one["pairs"])
+    if len(asked) != len(marks):
+        raise UserError(f"{one['row']}, seed {one['seed']}: found marks of {len(marks)} prompts; expected {len(asked)}")
+    return [
+        {"tag": a["tag"], "prompt": a["prompt"], "metadata": json.dumps(a), "correct": bool(right), "atoms": [met, demands]}
+        for a, (right, met, demands) in zip(asked, marks, strict=True)
+    ]
 
 
 def _markdown(data: Mapping[str, Any]) -> str:
@@ -236,20 +266,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", default="", help="default: as the recipes have it")
     parser.add_argument("--pairs", type=int, default=0, help="prompts of the bench; default 350")
     parser.add_argument("--judge", default="", help="who looks; default: as the recipes have it")
-    parser.add_argument("--folder", type=Path, default=RUNS / "arms")
+    parser.add_argument("--folder", type=Path, default=RUNS / "arms", help="for data sets and sampled plans")
+    parser.add_argument("--kept", type=Path, default=KEPT, help="for what rows came to, and the table")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="A.B=VALUE", help="of all recipes")
     given = parser.parse_args(arguments)
     try:
         if given.row == "table":
-            data, text = table(given.folder)
-            write_whole(given.folder / "table.json", json.dumps(data, indent=1))
-            write_whole(given.folder / "table.md", text)
+            data, text = table(given.kept)
+            write_whole(given.kept / "table.json", json.dumps(data, indent=1))
+            write_whole(given.kept / "table.md", text)
             print(text)
             return 0
         experiment = Experiment(
-            given.folder, given.seed, given.traces, given.base, given.pairs, given.judge, tuple(given.changes)
+            given.folder, given.kept, given.seed, given.traces, given.base, given.pairs, given.judge, tuple(given.changes)
         )
-        print(json.dumps(experiment.row(given.row), indent=1))
+        found = experiment.row(given.row)
+        print(json.dumps({key: found[key] for key in ("row", "seed", "traces", "run", "costs")}, indent=1))
     except UserError as error:
         print(f"arms: {error}", file=sys.stderr)
         return 2

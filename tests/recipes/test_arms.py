@@ -12,7 +12,7 @@ import pytest
 from editkit.build.self_sampled import Sampled
 from editkit.data.spec import load_spec
 from editkit.errors import UserError
-from editkit.lab.scene_prompts import prompts
+from editkit.evaluate.benches.scene_bench import bench_prompts
 from editkit.recipe.load import load_recipe
 from tests.bench import arms
 from tests.bench.arms import RECIPES, ROOT, Experiment, flops_of, main, table
@@ -53,7 +53,7 @@ def place(workplace: Path) -> Path:
 
 
 def test_rows_train_with_as_many_operations(place: Path, tiny_bagel: Path) -> None:
-    experiment = Experiment(place / "arms", traces=20, base=str(tiny_bagel), changes=SMALL)
+    experiment = Experiment(place / "arms", place / "kept", traces=20, base=str(tiny_bagel), changes=SMALL)
     for name in ("A8", "A1", "A4"):
         recipe = str(RECIPES / f"{name.lower()}.toml")
         found = experiment._compute(name, recipe, experiment._changes(name, "any"))
@@ -70,24 +70,34 @@ def test_a_row_is_trained_and_measured_once(place: Path, tiny_bagel: Path, monke
 
     def measure(run: str, options: Any) -> dict[str, Any]:
         measured.append((run, options.against))
-        return {"folder": f"{run}/bench", "arms": {"direct": {}}}
+        bench = Path(run, "bench") if Path(run).is_dir() else place / "bench"
+        seen = {"tag": "t", "prompt": "p"}
+        rows = [{"filename": f"{n:05d}/samples/0000.png", "correct": n, "atoms": [n, 1], **seen} for n in (1, 0)]
+        (bench / "direct").mkdir(parents=True, exist_ok=True)
+        (bench / "direct" / "results.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        figures = {"facts": {"seed": 0}, "cost": {"flops": 1.0}}
+        return {"folder": str(bench), "judge": "eyes", "arms": {"direct": figures}, "inspector": {}, "swaps": {}}
 
     monkeypatch.setattr(arms, "measure", measure)
     changes = (*SMALL, *PLANNER)
-    experiment = Experiment(place / "arms", traces=20, base=str(tiny_bagel), changes=changes)
+    experiment = Experiment(place / "arms", place / "kept", traces=20, base=str(tiny_bagel), changes=changes)
     first = experiment.row("A8")
     facts = json.loads((Path(first["run"]) / "run.json").read_text())
     assert (facts["state"], facts["steps"]) == ("done", first["steps"])
     write = experiment._file("A7")
+    assert first["marks"] == {"direct": [[0, 0, 1], [1, 1, 1]]}  # in the order of the prompts
     write.write_text(json.dumps({**first, "row": "A7"}))  # as if it was measured
     monkeypatch.setattr(arms, "train", lambda *a, **k: pytest.fail("trained again"))
     assert experiment.row("A8") == first
-    assert measured == [(first["run"], ""), (first["run"], first["run"])]
+    (Path(first["run"]) / "evaluation" / "plan_refine").mkdir()
+    assert experiment.row("A8") == first
+    run = first["run"]
+    assert measured == [(run, ""), (run, ""), (run, run)]  # against an A7 that is still there
     assert experiment.row("A0")["run"] == str(tiny_bagel)
 
 
 def test_a_stopped_training_goes_on(place: Path, tiny_bagel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment = Experiment(place / "arms", traces=20, base=str(tiny_bagel), changes=(*SMALL, *PLANNER))
+    experiment = Experiment(place / "arms", place / "kept", traces=20, base=str(tiny_bagel), changes=(*SMALL, *PLANNER))
     run = place / "runs" / "arm-a8-20-0-20260101-000000"
     run.mkdir(parents=True)
     (run / "run.json").write_text(json.dumps({"state": "stopped", "started": "2026"}))
@@ -98,7 +108,7 @@ def test_a_stopped_training_goes_on(place: Path, tiny_bagel: Path, monkeypatch: 
 
 
 def test_its_own_mistakes_are_sampled_before_it_learns_from_them(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment = Experiment(place / "arms", traces=20, changes=SMALL)
+    experiment = Experiment(place / "arms", place / "kept", traces=20, changes=SMALL)
     monkeypatch.setattr(Experiment, "trained", lambda self, name: {"run": name})
     monkeypatch.setattr(arms, "version_of", lambda folder: "0")
     monkeypatch.setattr(arms, "locate_trained", lambda run, names: Path(run))
@@ -127,29 +137,22 @@ def test_its_own_mistakes_are_sampled_before_it_learns_from_them(place: Path, mo
 
 
 def fake(place: Path, name: str, seed: int, main: str, shares: dict[str, float]) -> None:
-    """A row's file and the results of its arms."""
-    bench = place / name / str(seed)
+    """A row's file."""
+    marks = {}
     for arm, share in shares.items():
-        (bench / arm).mkdir(parents=True)
-        (bench / arm / "arm.json").write_text("{}")
         rng = np.random.default_rng(seed)
-        lines = []
-        for i, (_, asked) in enumerate(prompts(0, "test", 12)):
-            right = bool(rng.random() < share)
-            row = {"filename": f"{i:05d}/samples/0000.png", "tag": asked["tag"], "prompt": asked["prompt"], "correct": right}
-            lines.append(json.dumps({**row, "metadata": json.dumps(asked), "atoms": [int(right), 1]}))
-        (bench / arm / "results.jsonl").write_text("\n".join(lines))
-    folder = place / "arms" / "traces-20" / f"seed-{seed}"
+        marks[arm] = [[int(right), int(right), 1] for right in rng.random(len(bench_prompts(84))) < share]
+    folder = place / "kept" / "traces-20" / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    said = {"row": name, "seed": seed, "traces": 20, "run": "", "bench": str(bench), "main": main}
+    said = {"row": name, "seed": seed, "traces": 20, "main": main, "pairs": 84, "marks": marks, "base": "one"}
     (folder / f"{name}.json").write_text(json.dumps(said))
 
 
 def test_the_table_pairs_what_both_rows_have(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     for seed in (0, 1):
-        fake(workplace, "A7", seed, "adaptive", {"adaptive": 1.0, "best-own": 0.5, "swap-sketch-own": 0.1})
+        fake(workplace, "A7", seed, "adaptive", {"adaptive": 1.0, "best-own": 0.5})
     fake(workplace, "A1", 0, "direct", {"direct": 0.0})
-    data, text = table(workplace / "arms")
+    data, text = table(workplace / "kept")
     assert [(r["row"], r["seeds"], r["correct"]["all"]) for r in data["rows"]] == [("A1", [0], 0.0), ("A7", [0, 1], 1.0)]
     gaps = {(d["row"], d["arm"]): d for d in data["differences"]}
     assert set(gaps) == {("A1", "direct"), ("A7", "best-own")}
@@ -157,8 +160,12 @@ def test_the_table_pairs_what_both_rows_have(workplace: Path, capsys: pytest.Cap
     assert gaps["A1", "direct"]["parts"]["unseen"]["difference"] == pytest.approx(1.0)
     assert gaps["A7", "best-own"]["parts"]["all"]["seeds"] == 2
     assert "| 20 | A1, direct | 0 | +100.0 (+100.0 to +100.0) |" in text
-    assert main(["table", "--folder", str(workplace / "arms")]) == 0
-    assert json.loads((workplace / "arms" / "table.json").read_text()) == data
+    assert main(["table", "--kept", str(workplace / "kept")]) == 0
+    assert json.loads((workplace / "kept" / "table.json").read_text()) == data
     assert text in capsys.readouterr().out
-    assert main(["table", "--folder", str(workplace / "none")]) == 2
+    other = workplace / "kept" / "traces-20" / "seed-0" / "A1.json"
+    other.write_text(other.read_text().replace('"one"', '"two"'))
+    with pytest.raises(UserError, match="rows of 2 bases"):
+        table(workplace / "kept")
+    assert main(["table", "--kept", str(workplace / "none")]) == 2
     assert capsys.readouterr().err.startswith("arms: ")
