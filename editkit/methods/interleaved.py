@@ -64,6 +64,7 @@ class InterleavedOptions(Section):
     drop_clean: Fraction = 0.1  # of latents of pictures that are conditions
     drop_seen: Fraction = 0.1  # of what the ViT sees of them
     row_tokens: NonNegativeInt = 0  # examples are packed into rows of so many tokens; 0 = a row an example
+    guided_above: Annotated[float, Field(ge=0, lt=1)] = Drawing().interval[0]  # time down to which samples are guided
 
 
 class Pictures:
@@ -309,9 +310,10 @@ def coins(sample: Sample) -> list[int]:
     return found
 
 
-def drawing(evaluate: Evaluate, shift: float) -> Drawing:
+def drawing(evaluate: Evaluate, options: InterleavedOptions) -> Drawing:
     """How a recipe wants pictures drawn; the times are shifted as in training."""
-    return Drawing(evaluate.steps, shift, text_scale=evaluate.text_guidance, image_scale=evaluate.image_guidance)
+    text, image, interval = evaluate.text_guidance, evaluate.image_guidance, (options.guided_above, 1.0)
+    return Drawing(evaluate.steps, options.timesteps.shift, text, image, interval)
 
 
 def _check_sizes(recipe: Recipe, parts: BagelParts) -> None:

@@ -168,7 +168,7 @@ class PlanRefine(WholeBagel):
     def trajectories(self, prompts: Sequence[str]) -> list[Trajectory]:
         """What the network writes and draws for each prompt, going on as it decides, with the recipe's guidance."""
         parts, side = self._parts, self._recipe.data.resolution
-        how = drawing(self._recipe.evaluate, self._options.timesteps.shift)
+        how = drawing(self._recipe.evaluate, self._options)
         writing, limits = Writing(max_tokens=self._options.max_text), Limits(images=self._options.max_pictures)
         made: list[Trajectory] = []
         for session in self.sessions([PREFIX + prompt for prompt in prompts]):

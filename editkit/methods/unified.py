@@ -176,7 +176,7 @@ class Unified(WholeBagel):
     def draw(self, prompts: Sequence[str]) -> list[Image.Image]:
         """A picture for each prompt, with the recipe's guidance."""
         side = self._recipe.data.resolution // self._parts.sizes.latent.px
-        how = drawing(self._recipe.evaluate, self._options.timesteps.shift)
+        how = drawing(self._recipe.evaluate, self._options)
         made: list[Image.Image] = []
         for session in self.sessions(prompts):
             latents_BCHW = session.draw(range(len(session.parts)), (side, side), how)

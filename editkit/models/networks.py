@@ -56,16 +56,10 @@ def prepare_networks(
 
 def trained_networks(trainable: nn.Module) -> list[nn.Module]:
     """The models of diffusers and transformers in it that have a trained parameter; not the models within them."""
-    found: list[nn.Module] = []
-    for module in trainable.modules():
-        inner = any(module is m for outer in found for m in outer.modules())
-        if (
-            isinstance(module, (ModelMixin, PreTrainedModel))
-            and not inner
-            and any(p.requires_grad for p in module.parameters())
-        ):
-            found.append(module)
-    return found
+    if isinstance(trainable, (ModelMixin, PreTrainedModel)) and any(p.requires_grad for p in trainable.parameters()):
+        return [trainable]
+    found = [network for child in trainable.children() for network in trained_networks(child)]
+    return list(dict.fromkeys(found))  # what is shared is there once
 
 
 @contextlib.contextmanager

@@ -12,12 +12,15 @@ import torch
 
 from editkit.data.prepare import to_image
 from editkit.data.traces import PREFIX, plan_text
+from editkit.methods.interleaved import InterleavedOptions, drawing
 from editkit.models.bagel.generate import Limits, Sampled
 from editkit.models.bagel.parts import CleanImage, Text
 from editkit.models.bagel.session import Session
 from editkit.models.bagel.tokenizer import decode, encode
 from editkit.models.generator import BagelGenerator, Drawn, Ended, Letters, Said, load_planner
-from tests.planners import LEARNED, SAMPLING
+from editkit.recipe.load import load_recipe
+from tests.planners import LEARNED, SAMPLING, TIMES, run_of
+from tests.tiny import tiny_bagel_parts
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 PROMPT = LEARNED.prompt
@@ -38,6 +41,15 @@ def parts_of(events: Sequence[Any]) -> list[Said | Drawn]:
 
 def pixels(parts: Sequence[Any]) -> list[torch.Tensor]:
     return [part.pixels_CHW for part in parts if isinstance(part, Drawn)]
+
+
+@pytest.mark.parametrize("more", [{}, {"guided_above": 0.0}])
+def test_it_draws_as_the_training_of_its_run_did(tmp_path: Path, more: dict[str, float]) -> None:
+    run = run_of(tmp_path, "plan_refine", tiny_bagel_parts(), **more)
+    recipe, _ = load_recipe(run / "recipe.toml")
+    found = load_planner(str(run))._drawing
+    assert found == drawing(recipe.evaluate, InterleavedOptions.model_validate({**TIMES, **more}))
+    assert found.interval == (more.get("guided_above", 0.4), 1.0)
 
 
 def test_from_each_of_its_own_beginnings_it_goes_on_as_if_nobody_had_stopped(planner: BagelGenerator) -> None:
