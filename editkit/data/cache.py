@@ -24,7 +24,7 @@ from editkit.data.store import Store
 from editkit.errors import UserError
 from editkit.progress import progress
 
-VERSION = 4  # of what an entry holds; part of every key
+VERSION = 5  # of what an entry holds; part of every key
 DEFAULT_LIMIT_GB = 50.0
 
 

@@ -124,19 +124,31 @@ class Interleaved:
         """A segment; see `editkit.models.bagel.parts.Text`."""
         return Text(self._ids(text), learn=learn, then=then, droppable=droppable)
 
-    def pictures(self, pixels_BNCHW: torch.Tensor, draws: Draws) -> list[Pictures]:
-        """The pictures of each example of a batch, with the noise and the times that they are learned at.
+    def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
+        """What is kept of pictures: "pictures", themselves, for the ViT; and "latents", where they are the same in every step.
 
         Args:
             pixels_BNCHW: uint8, (B, N, 3, H, W); N may be 0.
+        """
+        kept = {"pictures": pixels_BNCHW}
+        if self._codec.draws_nothing and pixels_BNCHW.shape[1]:
+            x_BNCHW = to_network(pixels_BNCHW)
+            kept["latents"] = self._codec.encode(x_BNCHW.flatten(0, 1)).float().unflatten(0, x_BNCHW.shape[:2])
+        return kept
+
+    def pictures(self, batch: Batch, draws: Draws) -> list[Pictures]:
+        """The pictures of each example of a batch, with the noise and the times that they are learned at.
+
+        Args:
+            batch: what `encode` gave.
             draws: of the examples.
         """
-        count, number = pixels_BNCHW.shape[:2]
+        count, number = batch["pictures"].shape[:2]
         if not number:
             nothing = torch.zeros(0, 3, 1, 1)
             return [Pictures(nothing, nothing, [], []) for _ in range(count)]
-        x_BNCHW = to_network(pixels_BNCHW)
-        clean_BNCHW = self._latents(x_BNCHW, draws)
+        x_BNCHW = to_network(batch["pictures"])
+        clean_BNCHW = batch["latents"] if "latents" in batch else self._latents(x_BNCHW, draws)
         noise_BNCHW = draws.normal(clean_BNCHW)
         t_BN = draw_timesteps(draws.uniform(number).flatten(), self._options.timesteps).view(count, number).tolist()
         vit = self.parts.sizes.vit
@@ -147,7 +159,7 @@ class Interleaved:
 
     @torch.no_grad()
     def _latents(self, x_BNCHW: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Drawn from the autoencoder's posterior in every step, as published; pixels where there is none."""
+        """Drawn from the autoencoder's posterior in every step, as published; pixels where there is no autoencoder."""
         if self.parts.vae is None:
             return x_BNCHW
         latent = self.parts.sizes.latent
@@ -219,7 +231,7 @@ class WholeBagel(ABC):
 
     @property
     def frozen_encoders(self) -> dict[str, nn.Module]:
-        """Its latents are drawn in every step and not cached; but a resumed run must have the same one."""
+        """Latents that are drawn are drawn in every step and not cached; but a resumed run must have the same autoencoder."""
         return {"vae": self._parts.vae} if self._parts.vae is not None else {}
 
     @property
@@ -243,7 +255,7 @@ class WholeBagel(ABC):
         """The sequence of each example of a batch."""
 
     def encode(self, pixels_BNCHW: torch.Tensor) -> Batch:
-        return {"pictures": pixels_BNCHW}
+        return self._learner.encode(pixels_BNCHW)
 
     def cache_texts(self, texts: Iterable[str], store: Store) -> None:
         return

@@ -76,7 +76,7 @@ class PlanRefine(WholeBagel):
 
     def samples(self, batch: Batch, draws: Draws) -> list[Sample]:
         """The sequence of each trace."""
-        pictures = self._learner.pictures(batch["pictures"], draws)
+        pictures = self._learner.pictures(batch, draws)
         return [self.sample(trace, shown) for trace, shown in zip(batch["trace"], pictures, strict=True)]
 
     def sample(self, trace: PlanTrace, shown: Pictures) -> Sample:

@@ -118,7 +118,7 @@ class Unified(WholeBagel):
     def samples(self, batch: Batch, draws: Draws) -> list[Sample]:
         """The sequence of each example, in a lesson drawn for it."""
         lesson_B, seed_B = draws.uniform().tolist(), draws.integers(2**31).tolist()
-        pictures = self._learner.pictures(batch["pictures"], draws)
+        pictures = self._learner.pictures(batch, draws)
         edits = batch["pictures"].shape[1] == 2
         samples: list[Sample] = []
         for shown, text, known, u, seed in zip(pictures, batch["text"], batch["known"], lesson_B, seed_B, strict=True):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from PIL import Image
 
 from editkit.data.draws import Draws
@@ -64,7 +65,7 @@ def batch(method: PlanRefine, traces: list[PlanTrace]) -> dict:
 
 
 def sample(method: PlanRefine, trace: PlanTrace) -> list:
-    return list(method.sample(trace, method._learner.pictures(batch(method, [trace])["pictures"], Draws(0, [0]))[0]))
+    return list(method.sample(trace, method._learner.pictures(batch(method, [trace]), Draws(0, [0]))[0]))
 
 
 def told(method: PlanRefine, trace: PlanTrace) -> list[tuple]:
@@ -138,7 +139,7 @@ def test_planned_at_once_only_the_last_picture_is_drawn() -> None:
 def test_the_loss_is_that_of_the_parts_that_are_learned() -> None:
     method = make(drop_text=0.0, drop_clean=0.0, drop_seen=0.0)
     found = method.loss(batch(method, [MENDED, STEPS]), Draws(7, range(2)))
-    shown = method._learner.pictures(batch(method, [MENDED, STEPS])["pictures"], Draws(7, range(2)))
+    shown = method._learner.pictures(batch(method, [MENDED, STEPS]), Draws(7, range(2)))
     losses = []
     for trace, pictures in zip([MENDED, STEPS], shown, strict=True):
         parts = list(method.sample(trace, pictures))
@@ -237,7 +238,7 @@ def test_latents_of_an_autoencoder_are_drawn_anew_for_each_example() -> None:
     sizes = parts.sizes.model_copy(update={"latent": LatentConfig(channels=4, patch=2, side=8, px=2)})
     method = PlanRefine(recipe(), PlanRefine.Options(), BagelParts("", Bagel.of(sizes), parts.tokenizer, vae))
     given = batch(method, [MENDED, STEPS])
-    shown = method._learner.pictures(given["pictures"], Draws(2, range(2)))
+    shown = method._learner.pictures(given, Draws(2, range(2)))
 
     draws = Draws(2, range(2))
     x_BNCHW = given["pictures"] / 127.5 - 1
@@ -248,7 +249,25 @@ def test_latents_of_an_autoencoder_are_drawn_anew_for_each_example() -> None:
     for n in range(2):
         assert torch.allclose(shown[1].noised(n).clean_CHW, expected[n], atol=1e-4)
         assert torch.equal(shown[1].noised(n).noise_CHW, noise_BNCHW[1, n])
-    alone = method._learner.pictures(given["pictures"][1:], Draws(2, [1]))[0]
+    alone = method._learner.pictures({"pictures": given["pictures"][1:]}, Draws(2, [1]))[0]
     assert torch.allclose(alone.noised(1).clean_CHW, expected[1], atol=1e-4)
     method.loss(given, Draws(2, range(2))).value.backward()
     assert all(p.grad is None for p in vae.parameters())
+
+
+def test_latents_that_are_no_draw_are_made_once() -> None:
+    torch.manual_seed(1)
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1), latent_channels=4, scaling_factor=0.5,
+    )  # fmt: skip
+    parts = tiny_bagel_parts()
+    sizes = parts.sizes.model_copy(update={"latent": LatentConfig(channels=4, patch=2, side=8, px=2)})
+    method = PlanRefine(recipe(), PlanRefine.Options(), BagelParts("", Bagel.of(sizes), parts.tokenizer, vae))
+    given = batch(method, [MENDED, STEPS])
+    expected_BCHW = 0.5 * vae.encode(given["pictures"].flatten(0, 1) / 127.5 - 1).latents
+    assert torch.allclose(given["latents"].flatten(0, 1), expected_BCHW, atol=1e-5)
+    vae.encode = lambda *a: pytest.fail("encoded again")
+    shown = method._learner.pictures(given, Draws(2, range(2)))
+    assert torch.equal(shown[1].noised(1).clean_CHW, given["latents"][1, 1])
+    assert set(method.encode(given["pictures"][:, :0])) == {"pictures"}  # of traces that are text alone

@@ -95,7 +95,7 @@ def test_a_step_in_two_parts_is_the_same_step(examples: list) -> None:
 def test_what_each_lesson_shows_and_asks() -> None:
     method = make()
     known = method.targets_of(SCENES[0])["known"]
-    shown = method._learner.pictures(torch.zeros(1, 2, 3, 32, 32, dtype=torch.uint8), Draws(0, [0]))[0]
+    shown = method._learner.pictures({"pictures": torch.zeros(1, 2, 3, 32, 32, dtype=torch.uint8)}, Draws(0, [0]))[0]
 
     def told(lesson: str) -> list[tuple]:
         parts = method.sample(lesson, shown, "some words", known, Random(1))
@@ -118,7 +118,7 @@ def test_what_each_lesson_shows_and_asks() -> None:
 def test_an_edit_shows_the_source_and_draws_the_target() -> None:
     method = make()
     given = batch(method, EDITS)
-    shown = method._learner.pictures(given["pictures"], Draws(0, range(4)))
+    shown = method._learner.pictures(given, Draws(0, range(4)))
     for edit, pixels, pictures in zip(EDITS, given["pictures"], shown, strict=True):
         clean, seen, _, noised = method.sample("edit", pictures, edit.instructions[0], None, Random(0))
         source, target = (to_network(pixels[n]) for n in (0, 1))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
 from editkit.models.autoencoders import Autoencoder, encode_pictures, latent_px
 from editkit.models.bagel.config import LatentConfig, VitConfig
@@ -32,6 +33,11 @@ class Codec:
             )
         self.vae = vae
         self._shift = (vae.config.get("shift_factor") or 0.0) if vae is not None else 0.0  # FLUX.1's has one
+
+    @property
+    def draws_nothing(self) -> bool:
+        """Whether an autoencoder gives a picture one latent and no distribution of them, so that it can be kept."""
+        return isinstance(self.vae, AutoencoderTiny)
 
     def encode(self, pixels_BCHW: torch.Tensor, noise_BCHW: torch.Tensor | None = None) -> torch.Tensor:
         """Latents: (B, channels, H / px, W / px).
