@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from editkit.errors import UserError
 from editkit.evaluate.scores import BASELINES, figure, figures_of
-from editkit.models.locate import LAB
+from editkit.files import write_whole
+from editkit.models import METADATA
+from editkit.models.locate import LAB, read_metadata
 from editkit.runs import find_run
+
+STAGES = "stages.json"  # beside the weights: the trainings behind them, in order
+STATED = ("name", "base", "recipe_sha256", "seed", "samples", "seconds", "finished")
 
 CONFUSIONS = 20  # kinds of mistakes that a card lists, the most frequent ones
 
@@ -34,6 +39,7 @@ def ship(run: str, name: str) -> Path:
     if facts["state"] != "done":
         raise UserError(f'{folder}: its state is "{facts["state"]}"; only a finished run is shipped')
     target = LAB / name
+    *before, this = _stages(str(folder))
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(folder / "model", target, ignore=shutil.ignore_patterns("README.md"))
     for path in target.rglob("*.safetensors"):
@@ -41,13 +47,30 @@ def ship(run: str, name: str) -> Path:
     previews = sorted(p for p in (folder / "previews").glob("step-*.png") if not p.stem.endswith("-grid"))
     if previews:
         shutil.copy(previews[-1], target / "samples.png")
-    recipe = (folder / "recipe.toml").read_text(encoding="utf-8")
-    (target / "recipe.toml").write_text(recipe, encoding="utf-8")
-    (target / "README.md").write_text("\n\n".join(_card(name, folder, facts, recipe, bool(previews))) + "\n", encoding="utf-8")
+    (target / "recipe.toml").write_text(this["recipe"], encoding="utf-8")
+    if before:
+        write_whole(target / STAGES, json.dumps([*before, this], indent=1))
+        # The run that it began from is nowhere but here.
+        write_whole(target / METADATA, json.dumps({**read_metadata(target), "base": before[0]["base"]}, indent=1))
+    text = "\n\n".join(_card(name, folder, facts, this["recipe"], before, bool(previews)))
+    (target / "README.md").write_text(f"{text}\n", encoding="utf-8")
     return target
 
 
-def _card(name: str, folder: Path, facts: Mapping[str, Any], recipe: str, has_samples: bool) -> Iterator[str]:
+def _stages(base: str) -> list[dict[str, Any]]:
+    """The trainings that a run, or a base, comes from, the earliest first; none where nothing says so."""
+    shipped = LAB / base.removeprefix("lab:") / STAGES
+    if base.startswith("lab:") and shipped.is_file():
+        return json.loads(shipped.read_text(encoding="utf-8"))
+    if not base or not (Path(base) / "run.json").is_file():
+        return []
+    facts, recipe = _read(Path(base) / "run.json"), (Path(base) / "recipe.toml").read_text(encoding="utf-8")
+    return [*_stages(facts["base"]), {key: facts[key] for key in STATED} | {"recipe": recipe}]
+
+
+def _card(
+    name: str, folder: Path, facts: Mapping[str, Any], recipe: str, before: Sequence[Mapping[str, Any]], has_samples: bool
+) -> Iterator[str]:
     yield f"# lab:{name}"
     yield (
         f"{facts['method'].replace('_', ' ')}, {facts['trained_parameters']:,} trained parameters, shipped in fp16. Trained by "
@@ -55,6 +78,14 @@ def _card(name: str, folder: Path, facts: Mapping[str, Any], recipe: str, has_sa
         f"{facts['samples']:,} samples in {facts['seconds'] / 3600:.2f} hours on {facts['machine']['name']} "
         f"({facts['machine']['threads']} threads), finished {facts['finished'][:10]}."
     )
+    if before:
+        told = (
+            f"* {s['name']} (recipe's sha256 `{s['recipe_sha256'][:16]}`): seed {s['seed']}, {s['samples']:,} samples in "
+            f"{s['seconds'] / 3600:.2f} hours, finished {s['finished'][:10]}"
+            for s in before
+        )
+        yield f"It was trained in stages, whose recipes are in `{STAGES}`. Before this one:"
+        yield "\n".join(told)
     if has_samples:
         yield "![samples of the last step](samples.png)"
     yield "## Scores"
