@@ -65,13 +65,23 @@ class Record:
         }
         self._write()
 
-    def go_on(self, step: int) -> dict[str, Any]:
+    def go_on(self, recipe: Recipe, step: int) -> dict[str, Any]:
         """A run that is resumed: the lines of what it does again are dropped, the results at `step` among them.
+
+        A recipe that says something else than before, such as another guidance, is that of the run from now on, for all that
+        samples or publishes it reads it there; run.json keeps the earlier one under "recipes_before".
 
         Returns:
             The figures of the last line of training that stays; {} = none.
         """
         self._facts = json.loads((self.run / "run.json").read_text(encoding="utf-8"))
+        before, now = self._facts["recipe_sha256"], recipe_hash(recipe)
+        if before != now and self._writes:
+            path = self.run / "recipe.toml"
+            earlier = {"until_step": step, "recipe_sha256": before, "recipe": path.read_text(encoding="utf-8")}
+            self._facts.setdefault("recipes_before", []).append(earlier)
+            self._facts["recipe_sha256"] = now
+            write_whole(path, dump(recipe))
         self._facts["state"] = "running"
         if self._tracking is not None:
             self._tracking.begin(step, self._last_steps())

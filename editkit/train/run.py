@@ -144,7 +144,7 @@ class _Session:
         self._saved = -1
         if resuming and on_first(lambda: was_saved(run)):
             self._trainer.load_state_dict(self._load(), released_options(recipe.train.resume_despite))
-            self._logged = self._record.go_on(self._trainer.step)
+            self._logged = self._record.go_on(recipe, self._trainer.step)
             self._saved = self._trainer.step
             print(f"{run}: goes on at step {self._trainer.step}")
         else:

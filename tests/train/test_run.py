@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from editkit.build import build
 from editkit.errors import UserError
+from editkit.recipe.load import load_recipe, recipe_hash
 from editkit.train.check import check
 from editkit.train.checkpoint import list_checkpoints, read_checkpoint
 from editkit.train.loop import Trainer
@@ -158,7 +159,12 @@ def test_a_resume_of_something_else_is_refused(recipe: str) -> None:
     ):
         train(recipe, ["train.steps=1", "optim.lr=0.5"], resume=str(run))
     longer = ["train.steps=2", "evaluate.text_grid=[]", "optim.lr=0.5", 'train.resume_despite=["optim.lr"]']
+    before = (run / "recipe.toml").read_text()
     train(recipe, longer, resume=str(run))
+    facts = json.loads((run / "run.json").read_text())
+    loaded, _ = load_recipe(run / "recipe.toml")
+    assert (loaded.optim.lr, loaded.train.steps, facts["recipe_sha256"]) == (0.5, 2, recipe_hash(loaded))
+    assert [(r["until_step"], r["recipe"]) for r in facts["recipes_before"]] == [(1, before)]
     assert [p.name for p in list_checkpoints(run)][-1] == "step-000002"
 
 
