@@ -43,6 +43,11 @@ def latent_px(vae: Autoencoder) -> int:
     return 2 ** (len(channels) - 1)
 
 
+def is_variational(vae: Autoencoder) -> bool:
+    """Whether it gives a picture a distribution of latents, and not one point."""
+    return not isinstance(vae, AutoencoderTiny)
+
+
 @dataclass(frozen=True, slots=True)
 class Posterior:
     """What an encoder says of pictures: a Gaussian for each latent number, or a point where it is not variational.

@@ -378,8 +378,8 @@ def _bagel(folder: Path, facts: Mapping[str, Any], device: torch.device | None) 
     if path is not None:
         options = load_recipe(path)[0].method.options
         low, high = drawing.interval
-        drawing = replace(drawing, shift=Timesteps.model_validate(options.get("timesteps", {})).shift)
-        drawing = replace(drawing, interval=(options.get("guided_above", low), high))
+        shift = Timesteps.model_validate(options.get("timesteps", {})).shift
+        drawing = replace(drawing, shift=shift, interval=(options.get("guided_above", low), high))
         writing = replace(writing, max_tokens=options.get("max_text", writing.max_tokens))
         limits = replace(limits, images=options.get("max_pictures", limits.images))
     side = _resolution(facts) or latent.px * latent.patch * latent.side

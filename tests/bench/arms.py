@@ -24,6 +24,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -229,10 +230,13 @@ def _marks(rows: Rows) -> list[list[int]]:
     return [[int(row["correct"]), *row["atoms"]] for row in sorted(rows, key=lambda row: str(row["filename"]))]
 
 
+_asked = cache(bench_prompts)  # of all arms of all rows the same
+
+
 def _results(one: Mapping[str, Any], arm: str = "") -> Rows:
     """The same as rows again; the prompts are always the same."""
     marks = one["marks"][arm or one["main"]]
-    asked = bench_prompts(one["pairs"])
+    asked = _asked(one["pairs"])
     if len(asked) != len(marks):
         raise UserError(f"{one['row']}, seed {one['seed']}: found marks of {len(marks)} prompts; expected {len(asked)}")
     return [

@@ -133,7 +133,7 @@ def test_a_killed_build_that_releases_what_it_drew_gives_the_bytes_of_one_that_k
     for parts in ("work/3-*/*.parquet", "work/2-*/train-000002.released"):
         _kill_at(spec, parts)
         assert len(list(Path("killed.staging").glob("work/2-*/*.parquet"))) < 6
-    assert _files(build_spec(spec, Path("killed"), 0, Here())) == _files(kept)
+    assert _files(build_spec(spec, Path("killed"), 0, LocalEngine(2))) == _files(kept)
     assert len(open_dataset("killed")) == 18
     Path("data").mkdir()
     Path("killed").rename("data/generated")

@@ -164,12 +164,12 @@ def test_the_scene_reader_reads_what_was_drawn() -> None:
         assert found["counts"] >= counts
 
 
-def test_the_scene_reader_misses_nothing_that_people_see_in_what_a_model_drew() -> None:
+def test_the_scene_reader_misses_nothing_that_was_labelled_in_what_a_model_drew() -> None:
     found = score(Path(__file__).parent / "hand_labels")
     assert found["n"] == 200
     assert not [words for words in found["confusion"] if words.endswith("missed")]
     assert found["colours"] >= 0.94
-    assert found["categories"] >= 0.8  # it should be 0.95: blurs that nobody can name are read as something (docs/RESULTS.md)
+    assert found["categories"] >= 0.8  # it should be 0.95: blurs are read as something (docs/RESULTS.md)
 
 
 def test_the_editors_metadata_is_what_its_recipe_evaluates_with() -> None:

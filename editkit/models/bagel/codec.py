@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
-from editkit.models.autoencoders import Autoencoder, encode_pictures, latent_px
+from editkit.models.autoencoders import Autoencoder, encode_pictures, is_variational, latent_px
 from editkit.models.bagel.config import LatentConfig, VitConfig
 
 
@@ -37,7 +36,7 @@ class Codec:
     @property
     def draws_nothing(self) -> bool:
         """Whether an autoencoder gives a picture one latent and no distribution of them, so that it can be kept."""
-        return isinstance(self.vae, AutoencoderTiny)
+        return self.vae is not None and not is_variational(self.vae)
 
     def encode(self, pixels_BCHW: torch.Tensor, noise_BCHW: torch.Tensor | None = None) -> torch.Tensor:
         """Latents: (B, channels, H / px, W / px).
