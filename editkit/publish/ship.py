@@ -130,4 +130,5 @@ if __name__ == "__main__":
     try:
         print(ship(*sys.argv[1:3]))
     except UserError as error:
-        sys.exit(f"ship: {error}")
+        print(f"ship: {error}", file=sys.stderr)
+        sys.exit(2)

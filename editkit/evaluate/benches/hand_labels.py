@@ -212,4 +212,5 @@ if __name__ == "__main__":
     try:
         _main(sys.argv[1:])
     except UserError as error:
-        sys.exit(f"hand_labels: {error}")
+        print(f"hand_labels: {error}", file=sys.stderr)
+        sys.exit(2)
